@@ -1,0 +1,3 @@
+module github.com/zdmproject/terraform-provider-zdm
+
+go 1.26

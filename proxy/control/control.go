@@ -1,0 +1,164 @@
+// Package control is what the agent and a proxy process say to each other.
+//
+// Floor 2: types and paths only; no I/O and no goroutines. The server side is
+// in cmd/zdm-proxy, the client side in package appliance. The exchange is HTTP
+// with JSON bodies over one unix socket (mode 0600) for each proxy process; an
+// error is an appliance-independent Error body with a status of 4xx or 5xx.
+//
+// The life of a proxy process under an agent:
+//
+//	idle --PUT config--> connecting --both needed control connections--> ready
+//	ready --POST phase, POST serve--> serving --POST drain--> draining --> exit 0
+//
+// A process takes one configuration in its life. A new configuration, or a new
+// binary, is a new process that takes the listening sockets over.
+package control
+
+import (
+	"time"
+
+	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
+)
+
+// Paths of the calls.
+const (
+	PathStatus       = "/status"        // GET -> Status
+	PathConfig       = "/config"        // PUT Config -> Status; 422 with Error.Problems
+	PathPhasePrepare = "/phase/prepare" // POST Phase -> 204; 409 with the proof that failed
+	PathPhase        = "/phase"         // POST Phase -> Status; takes effect before the answer
+	PathServe        = "/serve"         // POST Serve -> Status; the client port is open when it answers
+	PathDrain        = "/drain"         // POST Drain -> Status; answers at once, the process ends by itself
+	PathHandover     = "/handover"      // POST with Upgrade: zdm-handover, from the new process to the old one
+)
+
+// HandoverProtocol is the Upgrade token of PathHandover. After the 101 the new
+// process sends one byte, and the old one answers with one SCM_RIGHTS message:
+// a JSON Handover as payload and one descriptor for each of its Listeners. The
+// old process goes on accepting until it is told to drain, so no connection is
+// refused in between.
+const HandoverProtocol = "zdm-handover"
+
+// Handover names the descriptors that come with it, in order.
+type Handover struct {
+	Listeners []Listener `json:"listeners"`
+	// Sessions is for established client sockets; a later version of the
+	// protocol fills it, and a receiver that does not know an entry closes it.
+	Sessions []Session `json:"sessions,omitempty"`
+}
+
+// Listener is one listening socket.
+type Listener struct {
+	// Purpose is "cql" or "http".
+	Purpose string `json:"purpose"`
+	Address string `json:"address"`
+}
+
+// Session is what a client session is besides its socket.
+type Session struct {
+	Version  uint8  `json:"version"`
+	Keyspace string `json:"keyspace,omitempty"`
+	Unread   []byte `json:"unread,omitempty"`
+}
+
+// State of a proxy process.
+type State string
+
+// The states, in the order of a life.
+const (
+	Idle       State = "idle"
+	Connecting State = "connecting"
+	Ready      State = "ready"
+	Serving    State = "serving"
+	Draining   State = "draining"
+)
+
+// Config is the one configuration of a process. Settings are the names of
+// package config in lower case with the text that the environment variable
+// would have; Secrets likewise, apart so that nothing prints them by accident.
+type Config struct {
+	Generation uint64            `json:"generation"`
+	Settings   map[string]string `json:"settings"`
+	Secrets    map[string]string `json:"secrets"`
+}
+
+// Phase asks for a phase. Epoch grows with each change that the agent commits;
+// a lower one than the process has seen is refused.
+type Phase struct {
+	Phase phase.Phase `json:"phase"`
+	Epoch uint64      `json:"epoch"`
+}
+
+// Serve tells the process to open its ports: taken over from the process whose
+// control socket is TakeOver, or bound anew if that is empty.
+type Serve struct {
+	TakeOver string `json:"take_over,omitempty"`
+}
+
+// Drain tells the process to stop reading clients, answer what is in flight,
+// and end. Deadline bounds the wait for answers; 0 means the request time-out.
+type Drain struct {
+	Deadline time.Duration `json:"deadline_ns,omitempty"`
+}
+
+// Status is what a process tells of itself.
+type Status struct {
+	PID        int         `json:"pid"`
+	Version    string      `json:"version"`
+	State      State       `json:"state"`
+	Generation uint64      `json:"generation"`
+	Phase      phase.Phase `json:"phase"`
+	PhaseSince time.Time   `json:"phase_since,omitzero"`
+	Epoch      uint64      `json:"epoch"`
+	// Ready: the sides that the phase needs (or, without a phase, that the
+	// configuration needs) have their control connection. NotReady says why not.
+	Ready    bool     `json:"ready"`
+	NotReady []string `json:"not_ready,omitempty"`
+	// ListenAddress is the bound client address; "" while the port is closed.
+	ListenAddress string `json:"listen_address,omitempty"`
+	Clients       int    `json:"clients"`
+	InFlight      int    `json:"in_flight"`
+	// Requests and Failures count client requests since the process started;
+	// a failure is one that the proxy, not a cluster, answered with an error,
+	// or that one cluster answered with an error of its own making.
+	Requests uint64    `json:"requests"`
+	Failures uint64    `json:"failures"`
+	Origin   Cluster   `json:"origin"`
+	Target   Cluster   `json:"target"`
+	Errors   []Message `json:"last_errors,omitempty"`
+}
+
+// Cluster is a side as its control connection sees it.
+type Cluster struct {
+	Connected      bool      `json:"connected"`
+	Since          time.Time `json:"since,omitzero"`
+	Node           string    `json:"node,omitempty"`
+	ClusterName    string    `json:"cluster_name,omitempty"`
+	ReleaseVersion string    `json:"release_version,omitempty"`
+	Datacenter     string    `json:"datacenter,omitempty"`
+	SchemaVersion  string    `json:"schema_version,omitempty"`
+	Nodes          int       `json:"nodes"`
+	NodesUp        int       `json:"nodes_up"`
+	// LastError is why it is not connected, or why it last was not.
+	LastError string `json:"last_error,omitempty"`
+}
+
+// Message is one thing that went wrong, with when.
+type Message struct {
+	Time time.Time `json:"time"`
+	Text string    `json:"text"`
+}
+
+// Error is the body of an answer that is not a success.
+type Error struct {
+	Text string `json:"error"`
+	// Problems of a configuration, each with the setting's name first.
+	Problems []string `json:"problems,omitempty"`
+}
+
+func (e *Error) Error() string {
+	text := e.Text
+	for _, p := range e.Problems {
+		text += "\n  " + p
+	}
+	return text
+}
