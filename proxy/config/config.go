@@ -1,6 +1,299 @@
-// Package config is every setting of the proxy: name, default, validation and
-// redaction, for the environment, YAML, the agent and Terraform alike.
-//
-// Floor 1. It opens no file and dials nothing. A Config is immutable after
-// Parse and may be read from any goroutine.
 package config
+
+import (
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/zdmproject/terraform-provider-zdm/internal/secret"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
+)
+
+// Config is the whole configuration of one proxy process.
+type Config struct {
+	// PrimaryCluster and ReadMode are ZDM's words for the phase. They agree with
+	// InitialPhase also where ZDM_PHASE was given.
+	PrimaryCluster phase.Side
+	ReadMode       ReadMode
+	// Phase is ZDM_PHASE, phase.None if it was not given; see InitialPhase.
+	Phase phase.Phase
+	// ShadowReads sends copies of reads to Origin in cut_over.
+	ShadowReads bool
+	// ClientCredentials says whose credentials clients send.
+	ClientCredentials ClientCredentials
+	// SystemQueriesMode is the side that answers system queries and whose schema
+	// events clients get, in the phases that use both sides.
+	SystemQueriesMode phase.Side
+	// AsyncHandshakeTimeout bounds making ready what copies of reads need.
+	AsyncHandshakeTimeout time.Duration
+
+	LogLevel  slog.Level
+	LogFormat LogFormat
+
+	// MaxProtocolVersion caps what is tried with the clusters; BlockedVersions
+	// are refused to clients.
+	MaxProtocolVersion ProtocolVersion
+	BlockedVersions    []ProtocolVersion
+
+	// Clusters is indexed by phase.Side.
+	Clusters  [2]Cluster
+	Topology  Topology
+	Listen    Listen
+	Metrics   Metrics
+	Heartbeat Heartbeat
+
+	// UpstreamConnections is the number of connections to each node, for each
+	// pool (credentials, keyspace, version); at least 1.
+	UpstreamConnections int
+
+	// accepted holds settings that are valid and have no effect here, by key.
+	accepted map[string]string
+	// given holds the keys that were given a value.
+	given    map[string]bool
+	warnings []string
+}
+
+// Cluster is how one side is reached.
+type Cluster struct {
+	// ContactPoints are host names or addresses, without port; never empty
+	// after Parse.
+	ContactPoints []string
+	Port          int
+	// SecureConnectBundle is the path of an Astra bundle, "" without one.
+	SecureConnectBundle string
+	// LocalDatacenter is "" for that of the first node that answers.
+	LocalDatacenter string
+	Username        string
+	Password        secret.String
+	ConnectTimeout  time.Duration
+	TLS             TLSFiles
+	// AssignHosts spreads requests over the nodes of the data centre; without it
+	// only the contact points are used.
+	AssignHosts bool
+}
+
+// TLSFiles are paths of PEM files; all "" means plain TCP.
+type TLSFiles struct{ CA, Cert, Key string }
+
+// Topology is what drivers are told of the proxies.
+type Topology struct {
+	// Addresses of all proxies, in the same order on each; never empty after
+	// Parse, and Addresses[Index] is this one.
+	Addresses []netip.Addr
+	Index     int
+	NumTokens int
+}
+
+// Listen is the client side.
+type Listen struct {
+	Address string
+	// Port 0 lets the kernel choose.
+	Port           int
+	RequestTimeout time.Duration
+	MaxClients     int
+	// MaxStreamIDs bounds the requests in flight on one upstream connection.
+	MaxStreamIDs      int
+	TLS               TLSFiles
+	RequireClientAuth bool
+}
+
+// Metrics is the HTTP side: metrics, readiness, liveness.
+type Metrics struct {
+	Enabled bool
+	Address string
+	// Port 0 lets the kernel choose.
+	Port   int
+	Prefix string
+	// Upper bounds of the latency histograms, rising.
+	OriginBuckets, TargetBuckets, AsyncBuckets []time.Duration
+}
+
+// Heartbeat is how control connections are watched and opened again.
+type Heartbeat struct {
+	Interval           time.Duration
+	RetryMin, RetryMax time.Duration
+	Factor             float64
+	// FailureThreshold is how many failures in a row make a side not ready.
+	FailureThreshold int
+}
+
+// Error is a configuration that cannot be used, with everything that is wrong.
+type Error struct {
+	// Problems each begin with the setting, and end with what to do.
+	Problems []string
+}
+
+func (e *Error) Error() string {
+	if len(e.Problems) == 1 {
+		return "configuration: " + e.Problems[0]
+	}
+	return fmt.Sprintf("configuration: %d problems:\n  %s", len(e.Problems), strings.Join(e.Problems, "\n  "))
+}
+
+// Parse makes a Config of values, whose keys are names in lower case without
+// ZDM_ and whose values are the text that the environment variable would have.
+// An empty value counts as unset. The error is an *Error with every problem.
+func Parse(values map[string]string) (*Config, error) { return parse(values, true) }
+
+// CheckSettings says what Parse would, for values whose secrets are elsewhere:
+// that one is missing is not a problem.
+func CheckSettings(settings map[string]string) error {
+	_, err := parse(settings, false)
+	return err
+}
+
+func parse(values map[string]string, complete bool) (*Config, error) {
+	c := &Config{accepted: map[string]string{}, given: map[string]bool{}}
+	var p problems
+	for _, key := range slices.Sorted(maps.Keys(values)) {
+		if _, known := byKey[key]; !known {
+			p.add("%s", unknown(key))
+		} else if strings.TrimSpace(values[key]) != "" {
+			c.given[key] = true
+		}
+	}
+	for i := range table {
+		s := &table[i]
+		v := s.value(c)
+		// The default first, so that a bad value leads to no problem but its own.
+		if s.Default != "" {
+			if err := v.parse(s.Default); err != nil {
+				panic("config: default of " + s.Name + ": " + err.Error())
+			}
+		}
+		if !c.given[s.Key()] {
+			continue
+		}
+		text := values[s.Key()]
+		if !s.Secret { // white space may belong to a password, and to nothing else
+			text = strings.TrimSpace(text)
+		}
+		if err := v.parse(text); err != nil {
+			p.add("%s: %v", s.Key(), err)
+			continue
+		}
+		if v.text() != s.Default {
+			switch s.Support {
+			case Refused:
+				p.add("%s: %s is not supported yet; %s", s.Key(), s.feature, s.instead)
+			case Accepted:
+				c.warn("%s: accepted, and has no effect in this version", s.Key())
+			}
+		}
+	}
+	c.settlePhase(&p)
+	c.settleCredentials(&p)
+	for _, side := range phase.Sides {
+		c.checkCluster(&p, side, complete)
+	}
+	c.settleTopology(&p)
+	c.checkRest(&p)
+	if len(p) > 0 {
+		return nil, &Error{Problems: p}
+	}
+	return c, nil
+}
+
+// InitialPhase is the phase in which a proxy without an agent starts.
+func (c *Config) InitialPhase() phase.Phase {
+	switch {
+	case c.Phase != phase.None:
+		return c.Phase
+	case c.PrimaryCluster == phase.Target:
+		return phase.CutOver
+	case c.ReadMode == DualAsyncOnSecondary:
+		return phase.DualRead
+	}
+	return phase.DualWrite
+}
+
+// Warnings are what an operator should know of a configuration that works:
+// settings without effect, and choices that rarely are meant.
+func (c *Config) Warnings() []string { return slices.Clone(c.warnings) }
+
+// Values is the effective configuration in canonical text, defaults included
+// and secrets left out. Two configurations that mean the same have the same
+// Values, and Parse of Values (with the secrets) gives the same Config.
+func (c *Config) Values() map[string]string {
+	out := map[string]string{}
+	for i := range table {
+		s := &table[i]
+		if s.Secret || c.derived(s.Key()) {
+			continue
+		}
+		if text := s.value(c).text(); text != "" {
+			out[s.Key()] = text
+		}
+	}
+	return out
+}
+
+// derived reports settings that another one stands for, and that Parse would
+// refuse beside it or work out again.
+func (c *Config) derived(key string) bool {
+	switch key {
+	case "primary_cluster", "read_mode":
+		return c.Phase != phase.None
+	case "forward_client_credentials_to_origin":
+		return true
+	case "proxy_topology_addresses":
+		return !c.given[key]
+	}
+	return false
+}
+
+// Redacted is Values with the secrets that are set shown as [redacted].
+func (c *Config) Redacted() map[string]string {
+	out := c.Values()
+	for i := range table {
+		if s := &table[i]; s.Secret && s.value(c).text() != "" {
+			out[s.Key()] = secret.Redacted
+		}
+	}
+	return out
+}
+
+// String prints the redacted configuration as YAML that a -config file could
+// hold (but for the secrets), in the order of the table.
+func (c *Config) String() string {
+	var b strings.Builder
+	shown := c.Redacted()
+	for i := range table {
+		if text, ok := shown[table[i].Key()]; ok {
+			fmt.Fprintf(&b, "%s: %q\n", table[i].Key(), text)
+		}
+	}
+	return b.String()
+}
+
+// LogValue serves slog with the redacted configuration.
+func (c *Config) LogValue() slog.Value {
+	shown := c.Redacted()
+	attrs := make([]slog.Attr, 0, len(shown))
+	for _, key := range slices.Sorted(maps.Keys(shown)) {
+		attrs = append(attrs, slog.String(key, shown[key]))
+	}
+	return slog.GroupValue(attrs...)
+}
+
+// SplitSecrets parts values into what may be shown and what may not. Unknown
+// keys stay with the settings, where Parse tells of them.
+func SplitSecrets(values map[string]string) (settings, secrets map[string]string) {
+	settings, secrets = map[string]string{}, map[string]string{}
+	for key, text := range values {
+		if i, ok := byKey[key]; ok && table[i].Secret {
+			secrets[key] = text
+		} else {
+			settings[key] = text
+		}
+	}
+	return settings, secrets
+}
+
+func (c *Config) warn(format string, args ...any) {
+	c.warnings = append(c.warnings, fmt.Sprintf(format, args...))
+}
