@@ -103,7 +103,7 @@ func (n *fakeNode) closeLocked() {
 	n.conns = nil
 }
 
-// requests returns what the node was asked, without OPTIONS if plain.
+// requests returns what the node was asked.
 func (n *fakeNode) requests() []string {
 	n.net.mu.Lock()
 	defer n.net.mu.Unlock()

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"strings"
 	"time"
@@ -91,7 +92,7 @@ func (h Handshake) Run(ctx context.Context, nc net.Conn) (HandshakeResult, error
 	// A past deadline wakes a blocked read or write as soon as ctx ends.
 	stop := context.AfterFunc(ctx, func() { _ = nc.SetDeadline(time.Unix(1, 0)) })
 	var result HandshakeResult
-	err := h.run(&coldConn{nc: nc, version: h.Version, codec: gcnp.NewRawCodec()}, &result)
+	err := h.run(&coldConn{in: nc, out: nc, version: h.Version, codec: gcnp.NewRawCodec()}, &result)
 	if !stop() && ctx.Err() != nil {
 		return result, fmt.Errorf("handshake: %w", context.Cause(ctx))
 	}
@@ -161,7 +162,8 @@ func (h Handshake) login(c *coldConn, authenticator string) error {
 // coldConn writes and reads whole frames with the reference codec, one request
 // at a time. It buffers nothing.
 type coldConn struct {
-	nc      net.Conn
+	in      io.Reader
+	out     io.Writer
 	version frame.Version
 	codec   gcnp.RawCodec
 }
@@ -186,13 +188,13 @@ func (c *coldConn) write(request message.Message, stream int16) error {
 	if err := c.codec.EncodeFrame(f, &buf); err != nil {
 		return fmt.Errorf("encode %v: %w", request.GetOpCode(), err)
 	}
-	_, err := c.nc.Write(buf.Bytes())
+	_, err := c.out.Write(buf.Bytes())
 	return err
 }
 
 // read takes one frame from the connection.
 func (c *coldConn) read() (*gcnp.RawFrame, error) {
-	header, err := c.codec.DecodeHeader(c.nc)
+	header, err := c.codec.DecodeHeader(c.in)
 	if err != nil {
 		return nil, err
 	}
@@ -202,7 +204,7 @@ func (c *coldConn) read() (*gcnp.RawFrame, error) {
 	if !header.IsResponse {
 		return nil, fmt.Errorf("node sent a request, %v", header.OpCode)
 	}
-	body, err := c.codec.DecodeRawBody(header, c.nc)
+	body, err := c.codec.DecodeRawBody(header, c.in)
 	if err != nil {
 		return nil, err
 	}
