@@ -33,6 +33,8 @@ type Endpoint struct {
 	Protocol int
 	// Log gets what the driver says; nil drops it.
 	Log io.Writer
+	// Meter counts requests by host; nil counts none.
+	Meter *Meter
 }
 
 // Connect opens a session with the driver's ordinary settings: nothing is set
@@ -51,6 +53,9 @@ func Connect(e Endpoint) (*gocql.Session, error) {
 	}
 	if e.Log != nil {
 		cluster.Logger = driverLog{log.New(e.Log, "driver ", log.LstdFlags|log.Lmicroseconds)}
+	}
+	if e.Meter != nil {
+		cluster.QueryObserver, cluster.BatchObserver = e.Meter, e.Meter
 	}
 	session, err := cluster.CreateSession()
 	if err != nil {
