@@ -137,8 +137,7 @@ type fakeConn struct {
 	nc         net.Conn
 	write      sync.Mutex
 	registered atomic.Bool
-	// Owned by serve; the version of the latest request.
-	version primitive.ProtocolVersion
+	version    atomic.Int32 // of the latest request
 }
 
 func (c *fakeConn) serve() {
@@ -152,7 +151,7 @@ func (c *fakeConn) serve() {
 		if err != nil {
 			return
 		}
-		c.version = header.Version
+		c.version.Store(int32(header.Version))
 		for _, answer := range c.answer(body.Message) {
 			if !c.send(header.StreamId, answer) {
 				return
@@ -165,7 +164,7 @@ func (c *fakeConn) send(stream int16, m message.Message) bool {
 	c.write.Lock()
 	defer c.write.Unlock()
 	var buf strings.Builder
-	if err := c.codec().EncodeFrame(gcnp.NewFrame(c.version, stream, m), &buf); err != nil {
+	if err := c.codec().EncodeFrame(gcnp.NewFrame(primitive.ProtocolVersion(c.version.Load()), stream, m), &buf); err != nil {
 		panic(err)
 	}
 	_, err := c.nc.Write([]byte(buf.String()))
@@ -186,8 +185,8 @@ func (c *fakeConn) answer(m message.Message) []message.Message {
 	if n.mute {
 		return nil
 	}
-	if c.version > n.max {
-		c.version = n.max
+	if c.version.Load() > int32(n.max) {
+		c.version.Store(int32(n.max))
 		return []message.Message{&message.ProtocolError{ErrorMessage: fmt.Sprintf(
 			"Invalid or unsupported protocol version (9); highest supported is %d ", n.max)}}
 	}
