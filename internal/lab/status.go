@@ -1,0 +1,84 @@
+package lab
+
+import (
+	"context"
+	"net"
+	"strconv"
+	"time"
+)
+
+// Status is one look at the processes of a lab.
+type Status struct {
+	Dir         string    `json:"dir"`
+	BaseAddress string    `json:"base_address"`
+	Processes   []Process `json:"processes"`
+}
+
+// Process is one of them.
+type Process struct {
+	Name string `json:"name"`
+	// PID is 0 while the process does not run.
+	PID     int          `json:"pid"`
+	State   ProcessState `json:"state"`
+	Address string       `json:"address"`
+	Version string       `json:"version"`
+	// MemoryBytes is the resident set.
+	MemoryBytes int64  `json:"memory_bytes"`
+	Log         string `json:"log"`
+}
+
+// ProcessState is what a process does.
+type ProcessState string
+
+// The states. A process is starting until its port is open.
+const (
+	Ended    ProcessState = "down"
+	Starting ProcessState = "starting"
+	Paused   ProcessState = "paused"
+	Ready    ProcessState = "up"
+)
+
+// Status looks at every process of the lab.
+func (l *Lab) Status(ctx context.Context) Status {
+	s := Status{Dir: l.Dir, BaseAddress: l.BaseAddress.String()}
+	for _, c := range l.Clusters() {
+		for _, n := range c.Nodes {
+			s.Processes = append(s.Processes, look(ctx, n.dir, Process{
+				Name: n.Name, Address: net.JoinHostPort(n.Address, strconv.Itoa(n.Port)), Version: n.Version, Log: n.LogPath(),
+			}))
+		}
+	}
+	for _, a := range l.Appliances {
+		s.Processes = append(s.Processes, a.status(ctx)...)
+	}
+	return s
+}
+
+// look fills in what the pid file in dir and the port tell.
+func look(ctx context.Context, dir string, p Process) Process {
+	id := readIdentity(dir)
+	state := id.state()
+	if state == processGone {
+		p.State = Ended
+		return p
+	}
+	p.PID, p.MemoryBytes = id.PID, id.memory()
+	switch {
+	case state == processPaused:
+		p.State = Paused
+	case accepts(ctx, p.Address):
+		p.State = Ready
+	default:
+		p.State = Starting
+	}
+	return p
+}
+
+func accepts(ctx context.Context, at string) bool {
+	c, err := (&net.Dialer{Timeout: 300 * time.Millisecond}).DialContext(ctx, "tcp", at)
+	if err != nil {
+		return false
+	}
+	_ = c.Close()
+	return true
+}
