@@ -63,6 +63,9 @@ func PrintReports(w io.Writer, model *journal.Model, reports []*verify.Report) (
 	clean = true
 	_, _ = fmt.Fprintf(w, "journal: %d writes acknowledged, %d requests failed, %d reads wrong, %d writes without an outcome\n",
 		model.Acked, model.Failed, model.Wrong, model.Unanswered)
+	if n := len(model.Open); n > 0 {
+		_, _ = fmt.Fprintf(w, "%d loads of the journal did not end in order: if one still runs, stop it first, since rows that it changes meanwhile are told as findings\n", n)
+	}
 	for _, r := range reports {
 		verdict := "all as acknowledged"
 		if len(r.Findings) > 0 {

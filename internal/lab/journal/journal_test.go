@@ -138,6 +138,26 @@ func TestADamagedLineIsAnErrorWithItsNumber(t *testing.T) {
 	}
 }
 
+func TestARunIsOpenUntilItPausedOrEnded(t *testing.T) {
+	for _, tt := range []struct {
+		kinds []Kind
+		want  bool
+	}{
+		{[]Kind{Run, Write, Acked}, true},
+		{[]Kind{Run, Paused}, false},
+		{[]Kind{Run, Paused, Write, Acked}, true},
+		{[]Kind{Run, Paused, Write, Acked, End}, false},
+	} {
+		m := NewModel()
+		for _, kind := range tt.kinds {
+			m.Add(Record{Kind: kind, Run: "r1"})
+		}
+		if m.Open["r1"] != tt.want {
+			t.Errorf("after %v a run is open: %v, want %v", tt.kinds, m.Open["r1"], tt.want)
+		}
+	}
+}
+
 func TestMismatchNames(t *testing.T) {
 	want := "matches missing stale resurrected corrupt unwritten mismatch(6)"
 	var got []string

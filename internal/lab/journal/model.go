@@ -153,6 +153,9 @@ type Model struct {
 	// Unanswered counts writes without an outcome in the journal: the
 	// application was killed while they were in flight.
 	Unanswered int
+	// Open are the runs that neither ended nor paused in order: they still send
+	// requests, or were killed.
+	Open map[string]bool
 
 	pending map[pendingKey]Record
 }
@@ -164,7 +167,7 @@ type pendingKey struct {
 
 // NewModel returns an empty model.
 func NewModel() *Model {
-	return &Model{Rows: make(map[Key]*Row), pending: make(map[pendingKey]Record)}
+	return &Model{Rows: make(map[Key]*Row), Open: make(map[string]bool), pending: make(map[pendingKey]Record)}
 }
 
 // Row returns the row, made if it is new.
@@ -180,6 +183,11 @@ func (m *Model) Row(k Key) *Row {
 // Add takes the next record. The records of one key come in the order of its
 // writes, because it has one writer.
 func (m *Model) Add(rec Record) {
+	if rec.Kind == End || rec.Kind == Paused {
+		delete(m.Open, rec.Run)
+	} else {
+		m.Open[rec.Run] = true
+	}
 	switch rec.Kind {
 	case Run:
 		m.Runs = append(m.Runs, rec.Run)

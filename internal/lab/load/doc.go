@@ -2,7 +2,7 @@
 // driver with the driver's ordinary settings, at a given rate, and journals
 // what it was told.
 //
-// Floor 5: it knows package journal and the driver, not the lab and not the
+// Floor 4: it knows package journal and the driver, not the lab and not the
 // proxy; it cannot tell proxies from a cluster.
 //
 // Each worker owns its buckets, is the only one that writes them, and has one

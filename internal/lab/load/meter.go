@@ -8,7 +8,8 @@ import (
 	gocql "github.com/apache/cassandra-gocql-driver/v2"
 )
 
-// Window is what happened since the window before it.
+// Window is what happened since the window before it. P50 and P99 are of
+// successes.
 type Window struct {
 	Requests, Failures int
 	P50, P99, Max      time.Duration
@@ -59,8 +60,9 @@ func (m *Meter) add(host *gocql.HostInfo, latency time.Duration, err error) {
 	w.Requests++
 	if err != nil {
 		w.Failures++
+	} else {
+		w.hist.add(latency)
 	}
-	w.hist.add(latency)
 	w.Max = max(w.Max, latency)
 }
 

@@ -29,7 +29,8 @@ type Visit struct {
 	Wrong int
 	// Acked are the acknowledged writes, AckedRows the rows that they changed.
 	Acked, AckedRows int
-	// P50, P99 and Max are latencies, of failures too; percentiles are right to 3%.
+	// P50 and P99 are latencies of successes, right to 3%; Max is of all
+	// requests, since a failure may come after the longest wait.
 	P50, P99, Max time.Duration
 	// LongestPause is the longest time in which no request succeeded, while
 	// the load was not paused. One that spans visits counts where it ends.
@@ -94,8 +95,10 @@ func (s *stats) done(n int, o outcome) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	v := s.visits[n]
-	v.hist.add(o.latency)
 	v.Max = max(v.Max, o.latency)
+	if o.err == nil {
+		v.hist.add(o.latency)
+	}
 	text := o.wrong
 	switch {
 	case o.err != nil:
