@@ -61,7 +61,7 @@ func serveLoad(ctx context.Context, l *lab.Lab, to load.Endpoint, cfg load.Confi
 	if err != nil {
 		return err
 	}
-	defer records.Close()
+	defer func() { _ = records.Close() }()
 	session, err := load.Connect(to)
 	if err != nil {
 		return err

@@ -69,7 +69,7 @@ func Create(path string) (*Writer, error) {
 		_, err = f.Seek(end, io.SeekStart)
 	}
 	if err != nil {
-		f.Close()
+		_ = f.Close()
 		return nil, fmt.Errorf("open journal %s: %w", path, err)
 	}
 	return &Writer{f: f}, nil
@@ -144,7 +144,7 @@ func Load(path string) (*Model, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	m := NewModel()
 	if err := Read(f, m.Add); err != nil {
 		return nil, fmt.Errorf("journal %s: %w", path, err)
