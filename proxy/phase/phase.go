@@ -186,7 +186,9 @@ func (p Phase) Initial() bool { return p == OriginOnly || p == DualWrite }
 // A MoveError says why a move is refused.
 type MoveError struct {
 	From, To Phase
-	// NeedsForce: the move is allowed with a written reason.
+	// NeedsForce: the move is allowed with a written reason. Besides the moves
+	// that lose something, that is joining: an instance without a phase, whose
+	// peers are in a later one or whose own was lost with its disk.
 	NeedsForce bool
 	Text       string
 }
@@ -199,10 +201,10 @@ func CheckMove(from, to Phase, forced bool) error {
 	switch {
 	case from == to:
 		return nil
-	case from == None && to.Initial():
+	case from == None && (to.Initial() || forced && to != None):
 		return nil
 	case from == None:
-		return &MoveError{from, to, false, fmt.Sprintf("an instance without a phase begins with origin_only or dual_write, not %s", to)}
+		return &MoveError{from, to, true, fmt.Sprintf("an instance without a phase begins with origin_only or dual_write, not %s; set force_reason if it joins a migration that is there already", to)}
 	case to == None:
 		return &MoveError{from, to, false, fmt.Sprintf("an instance in %s cannot be left without a phase", from)}
 	case to != from+1 && to+1 != from:
