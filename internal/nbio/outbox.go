@@ -1,0 +1,172 @@
+package nbio
+
+import (
+	"sync"
+	"time"
+)
+
+// Buffers of an Outbox come from one pool, so that a connection with nothing
+// to write holds none. A buffer that grew beyond maxPooled is left to the
+// garbage collector: one large row must not stay for ever.
+const (
+	newBuffer = 4 << 10
+	maxPooled = 64 << 10
+)
+
+var buffers = sync.Pool{New: func() any {
+	b := make([]byte, 0, newBuffer)
+	return &b
+}}
+
+// Outbox gathers output for one connection and writes it in few, large writes:
+// many goroutines append under the lock, and whoever finds no flush running
+// writes for all. A flush never blocks its caller; when the socket is full a
+// goroutine takes over until the output is gone.
+//
+// Begin locks and gives the buffer to append to, End stores it and unlocks;
+// later comes Flush. The lock is never held across I/O.
+type Outbox struct {
+	mu  sync.Mutex
+	buf []byte  // output that no write has taken yet; nil when there is none
+	box *[]byte // where buf came from
+
+	conn    *Conn
+	timeout time.Duration
+	onError func(error)
+
+	taken    int64 // bytes handed to a write so far
+	flushing bool
+	failed   error
+	blocked  sync.WaitGroup // the goroutine of a full socket
+}
+
+// Init sets where output goes, before first use. One write that stays blocked
+// for longer than timeout fails. onError is called once, without the lock, with
+// the first write error.
+func (o *Outbox) Init(c *Conn, timeout time.Duration, onError func(error)) {
+	o.conn, o.timeout, o.onError = c, timeout, onError
+}
+
+// Begin locks the outbox and returns the buffer to append to. Bytes before its
+// end belong to others.
+func (o *Outbox) Begin() []byte {
+	o.mu.Lock()
+	if o.buf == nil {
+		o.box = buffers.Get().(*[]byte)
+		o.buf = *o.box
+	}
+	return o.buf
+}
+
+// End stores the buffer of Begin with what was appended, and unlocks. After a
+// write error the output goes nowhere.
+func (o *Outbox) End(buf []byte) {
+	if o.failed != nil {
+		buf = buf[:0]
+	}
+	o.buf = buf
+	o.mu.Unlock()
+}
+
+// Offset is the position in the whole output of the next byte that is appended.
+// Call it between Begin, which returned buf, and End.
+func (o *Outbox) Offset(buf []byte) int64 { return o.taken + int64(len(buf)) }
+
+// Taken is how many bytes were handed to a write: what was appended at or
+// after that offset has not left this process. Call it between Begin and End,
+// or after Fail.
+func (o *Outbox) Taken() int64 { return o.taken }
+
+// Fail makes the outbox drop its output and take no more, without a call of
+// onError.
+func (o *Outbox) Fail(err error) {
+	o.mu.Lock()
+	o.fail(err)
+	o.mu.Unlock()
+}
+
+func (o *Outbox) fail(err error) (first bool) {
+	if o.failed != nil {
+		return false
+	}
+	o.failed = err
+	o.buf = o.buf[:0]
+	return true
+}
+
+// Len is the number of bytes that wait for a write.
+func (o *Outbox) Len() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return len(o.buf)
+}
+
+// Flush writes what was appended, unless somebody is doing so already.
+func (o *Outbox) Flush() {
+	o.mu.Lock()
+	if o.flushing || len(o.buf) == 0 || o.failed != nil {
+		o.mu.Unlock()
+		return
+	}
+	o.flushing = true
+	for len(o.buf) > 0 && o.failed == nil {
+		buf, box := o.take()
+		n, err := o.conn.TryWrite(buf)
+		if err == nil && n < len(buf) {
+			o.blocked.Go(func() { o.flushBlocking(buf, box, n) })
+			return // flushing stays set: the goroutine has it now
+		}
+		o.give(buf, box, err)
+	}
+	o.flushing = false
+	o.mu.Unlock()
+}
+
+// take claims the output for one write, and unlocks.
+func (o *Outbox) take() ([]byte, *[]byte) {
+	buf, box := o.buf, o.box
+	o.buf, o.box = nil, nil
+	o.taken += int64(len(buf))
+	o.mu.Unlock()
+	return buf, box
+}
+
+// give returns the buffer of a finished write to the pool, and locks again.
+func (o *Outbox) give(buf []byte, box *[]byte, err error) {
+	if cap(buf) <= maxPooled {
+		*box = buf[:0]
+		buffers.Put(box)
+	}
+	o.mu.Lock()
+	if err != nil && o.fail(err) {
+		o.mu.Unlock()
+		o.onError(err)
+		o.mu.Lock()
+	}
+}
+
+func (o *Outbox) flushBlocking(buf []byte, box *[]byte, done int) {
+	for {
+		_ = o.conn.SetWriteDeadline(time.Now().Add(o.timeout)) // an error shows in the write
+		_, err := o.conn.Write(buf[done:])
+		o.give(buf, box, err)
+		if len(o.buf) == 0 || o.failed != nil {
+			o.flushing = false
+			o.mu.Unlock()
+			return
+		}
+		buf, box = o.take()
+		done = 0
+	}
+}
+
+// Wait returns when no goroutine of the outbox is left. Close the connection
+// first, or it may take as long as the timeout.
+func (o *Outbox) Wait() { o.blocked.Wait() }
+
+// Drain returns when everything appended so far was written, or writing has
+// failed. A blocked write bounds it by the timeout of Init.
+func (o *Outbox) Drain() {
+	o.Flush()
+	o.blocked.Wait()
+}

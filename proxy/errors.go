@@ -1,0 +1,51 @@
+package proxy
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/zdmproject/terraform-provider-zdm/cql/frame"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/upstream"
+)
+
+// lossError makes the CQL error for a request that has no answer. It is the one
+// place that maps errors of our own to codes.
+//
+//	what                                    error                    why
+//	write, some node may have it            WRITE_TIMEOUT            retried only if the application says it is idempotent
+//	read, a node has it                     READ_TIMEOUT             received 0 of 1: no driver retries it on its own
+//	nothing was sent, no node is reachable  UNAVAILABLE, alive 0     drivers go to another host
+//	nothing was sent, too much in flight    OVERLOADED               drivers go to another host
+//	PREPARE, USE: nothing can be applied    SERVER_ERROR             drivers go to another host
+func lossError(ex *exchange, cause error, partial bool) frame.ErrorBody {
+	e := frame.ErrorBody{Message: cause.Error(), Consistency: ex.consistency, Required: 1}
+	switch {
+	case ex.opcode == frame.OpPrepare || ex.isUse:
+		e.Code = frame.ErrServer
+	case ex.st.mutates && (partial || upstream.Sent(cause)):
+		e.Code, e.WriteType = frame.ErrWriteTimeout, ex.writeType()
+		e.Message = fmt.Sprintf("the outcome of the write is unknown: %v", cause)
+	case upstream.Sent(cause):
+		e.Code = frame.ErrReadTimeout
+	case errors.Is(cause, upstream.ErrBusy):
+		e.Code = frame.ErrOverloaded
+	default:
+		e.Code = frame.ErrUnavailable
+	}
+	return e
+}
+
+// writeType is what a driver's retry rule reads. It is never BATCH_LOG, which
+// drivers retry unasked, nor BATCH, which says that the batch log has it: the
+// proxy does not know.
+func (ex *exchange) writeType() frame.WriteType {
+	switch {
+	case ex.cas:
+		return frame.WriteTypeCAS
+	case ex.counter:
+		return frame.WriteTypeCounter
+	case ex.unlogged:
+		return frame.WriteTypeUnloggedBatch
+	}
+	return frame.WriteTypeSimple
+}

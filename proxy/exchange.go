@@ -1,0 +1,405 @@
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/zdmproject/terraform-provider-zdm/cql/frame"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/metrics"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/prepared"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/route"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/upstream"
+)
+
+const (
+	// maxTries is how often a leg may be told UNPREPARED. Once is the ordinary
+	// case; a second time happens when the node is short of room for statements.
+	maxTries = 3
+	// keepRequest is the largest copy of a request that a pooled exchange keeps.
+	keepRequest = 16 << 10
+)
+
+// exchange is one client request from its frame to its one answer. It is taken
+// from a pool, filled by the session's goroutine, and belongs to the goroutine
+// that brings its last leg in, which gives it back.
+type exchange struct {
+	s *session
+
+	// Set before the first leg is sent, then read only.
+	stream      int16
+	opcode      frame.Opcode
+	consistency frame.Consistency
+	st          statement
+	cas         bool
+	counter     bool
+	unlogged    bool
+	isUse       bool
+	shadow      bool // a copy of a read: nobody waits for the answer
+	kind        metrics.Type
+	counted     bool // in the request metrics: PREPARE and USE are not
+	plan        route.Plan
+	scope       *scope
+	start       int64
+	stmt        *prepared.Statement   // of EXECUTE
+	idAt        int                   // offset of the id in the frame
+	flagsAt     int                   // offset of the byte with the skip-metadata flag
+	children    []*prepared.Statement // of BATCH, those that are prepared
+	making      *prepared.Statement   // of PREPARE: what becomes of it
+
+	// req is the frame as it goes to the nodes, but for their ids: kept where it
+	// may have to be sent again or later.
+	req []byte
+
+	// pending is the number of legs without an outcome, and one more while they
+	// are being sent.
+	pending atomic.Int32
+	legs    [2]leg
+}
+
+// leg is one copy of the request. Its fields belong to whoever drives it: first
+// the session's goroutine, then the reader of the node connection.
+type leg struct {
+	ex        *exchange
+	side      phase.Side
+	preparing *prepared.Statement // what is being prepared for it; nil while it is the request itself
+	tries     int
+	out       outcome
+	err       error
+	saved     []byte // the answer, if it came before the last one and may be needed
+}
+
+var exchanges = sync.Pool{New: func() any {
+	ex := &exchange{}
+	for _, s := range phase.Sides {
+		ex.legs[s].ex, ex.legs[s].side = ex, s
+	}
+	return ex
+}}
+
+func newExchange(s *session, f frame.Frame, sc *scope) *exchange {
+	ex := exchanges.Get().(*exchange)
+	ex.s, ex.stream, ex.opcode, ex.scope, ex.start = s, f.Stream(), f.Opcode(), sc, s.batch.Now
+	return ex
+}
+
+func (ex *exchange) free() {
+	req, children := ex.req[:0], ex.children[:0]
+	if cap(req) > keepRequest {
+		req = nil
+	}
+	clear(children[:cap(children)])
+	ex.s, ex.scope, ex.stmt, ex.making = nil, nil, nil, nil
+	ex.st = statement{}
+	ex.cas, ex.counter, ex.unlogged, ex.isUse, ex.shadow, ex.counted = false, false, false, false, false, false
+	ex.plan = route.Plan{}
+	ex.idAt, ex.flagsAt = 0, 0
+	ex.req, ex.children = req, children
+	for i := range ex.legs {
+		l := &ex.legs[i]
+		l.preparing, l.tries, l.out, l.err = nil, 0, outcome{}, nil
+		l.saved = l.saved[:0]
+		if cap(l.saved) > keepRequest {
+			l.saved = nil
+		}
+	}
+	exchanges.Put(ex)
+}
+
+// keep copies the request, once.
+func (ex *exchange) keep(f frame.Frame) frame.Frame {
+	if len(ex.req) == 0 {
+		ex.req = append(ex.req, f...)
+	}
+	return ex.req
+}
+
+// begin sends the request to the sides of its plan. Connections are chosen
+// before anything is sent: if one side is out of reach, nothing is.
+// It runs on the session's goroutine.
+func (ex *exchange) begin(f frame.Frame) {
+	s, b := ex.s, &ex.s.batch
+	if !ex.shadow {
+		s.inFlight.Add(1)
+	}
+	if ex.counted {
+		s.srv.metrics.Began(ex.kind)
+	}
+	if ex.stmt != nil || len(ex.children) > 0 {
+		f = ex.keep(f)
+	}
+	var conns [2]*upstream.Conn
+	legs := int32(1)
+	for _, side := range phase.Sides {
+		if !ex.plan.Legs.Has(side) {
+			continue
+		}
+		legs++
+		c, err := s.pick(ex.scope, side)
+		if err != nil {
+			ex.pending.Store(1)
+			ex.legs[side].out.result, ex.legs[side].err = unsent, err
+			ex.arrived(b, nil, nil)
+			return
+		}
+		conns[side] = c
+	}
+	ex.pending.Store(legs)
+	for _, side := range phase.Sides {
+		if !ex.plan.Legs.Has(side) {
+			continue
+		}
+		l := &ex.legs[side]
+		if c := conns[side]; c == nil {
+			ex.park(l, f)
+		} else if l.send(b, c, f) {
+			s.touch(c)
+		}
+	}
+	ex.arrived(b, nil, nil)
+}
+
+// park sends a leg as soon as its side has a connection. It is off the usual
+// path: after a change of phase, and while connections are opened again.
+func (ex *exchange) park(l *leg, f frame.Frame) {
+	s, kept := ex.s, ex.keep(f)
+	s.parked.Go(func() {
+		ctx, cancel := context.WithTimeout(s.ctx, s.srv.cfg.Listen.RequestTimeout)
+		defer cancel()
+		c, err := ex.scope.connect(ctx, l.side)
+		b := upstream.Batch{Now: upstream.Nanotime()}
+		if err != nil {
+			l.lose(&b, err)
+		} else if l.send(&b, c, kept) {
+			c.Flush()
+		}
+		b.Done()
+	})
+}
+
+// send appends the leg's copy to a connection. If that cannot be done the leg
+// ends, and send returns false. If the side does not know a prepared statement
+// yet, it is prepared there first.
+func (l *leg) send(b *upstream.Batch, c *upstream.Conn, f frame.Frame) bool {
+	ex := l.ex
+	var p upstream.Patch
+	switch {
+	case ex.stmt != nil:
+		m := ex.stmt.Side(l.side)
+		if m == nil {
+			return l.prepare(b, c, ex.stmt)
+		}
+		if l.side == ex.plan.Answer && ex.flagsAt > 0 && !ex.stmt.MaySkipMetadata(l.side) {
+			p.ClearFlags, p.FlagsOffset = byte(frame.QuerySkipMetadata), ex.flagsAt
+		}
+		if !bytes.Equal(m.ID, ex.stmt.ID) {
+			if len(m.ID) != len(ex.stmt.ID) {
+				f = spliceID(f, ex.idAt, len(ex.stmt.ID), m.ID)
+				p.FlagsOffset += len(m.ID) - len(ex.stmt.ID)
+			} else {
+				p.ID, p.IDOffset = m.ID, ex.idAt
+			}
+		}
+	case len(ex.children) > 0:
+		for _, child := range ex.children {
+			if child.Side(l.side) == nil {
+				return l.prepare(b, c, child)
+			}
+		}
+		var err error
+		if f, err = ex.batchFor(l.side, f); err != nil {
+			l.lose(b, &upstream.LostError{Side: l.side, Cause: err})
+			return false
+		}
+	}
+	if err := c.Send(l, f, p, b.Now); err != nil {
+		l.lose(b, err)
+		return false
+	}
+	return true
+}
+
+// prepare prepares st on the node of c, on the way to the request itself.
+func (l *leg) prepare(b *upstream.Batch, c *upstream.Conn, st *prepared.Statement) bool {
+	l.preparing = st
+	if st.Keyspace != "" && st.Keyspace != c.Keyspace() {
+		// Only a BATCH of statements that were prepared in several keyspaces
+		// comes here; EXECUTE goes through the statement's own keyspace.
+		ex := l.ex
+		ex.s.parked.Go(func() {
+			ctx, cancel := context.WithTimeout(ex.s.ctx, ex.s.srv.cfg.Listen.RequestTimeout)
+			defer cancel()
+			b := upstream.Batch{Now: upstream.Nanotime()}
+			sc := ex.s.newScope(st.Keyspace)
+			defer sc.release()
+			if c, err := sc.connect(ctx, l.side); err != nil {
+				l.lose(&b, err)
+			} else if l.sendPrepare(&b, c, st) {
+				c.Flush()
+			}
+			b.Done()
+		})
+		return false
+	}
+	return l.sendPrepare(b, c, st)
+}
+
+func (l *leg) sendPrepare(b *upstream.Batch, c *upstream.Conn, st *prepared.Statement) bool {
+	f := frame.AppendHeader(nil, l.ex.s.version, false, 0, 0, frame.OpPrepare, 0)
+	f = frame.AppendLongString(f, st.Text)
+	frame.PutLength(f)
+	if err := c.Send(l, f, upstream.Patch{}, b.Now); err != nil {
+		l.lose(b, err)
+		return false
+	}
+	return true
+}
+
+// Answer takes what the node said: to the request, or to a PREPARE on the way.
+func (l *leg) Answer(b *upstream.Batch, c *upstream.Conn, f frame.Frame) {
+	ex := l.ex
+	if l.preparing != nil {
+		l.prepared(b, c, f)
+		return
+	}
+	if f.Opcode() == frame.OpError {
+		code, st := ex.readError(l.side, f)
+		if code == frame.ErrUnprepared && (ex.stmt != nil || len(ex.children) > 0) {
+			if l.tries++; st == nil || l.tries > maxTries {
+				// The client must not hear of it: it would prepare again and
+				// send again, to both sides.
+				l.lose(b, &upstream.LostError{Side: l.side, Node: c.Node(), Cause: errors.New("the node keeps forgetting the prepared statement")})
+				return
+			}
+			ex.s.srv.metrics.Mended(l.side)
+			if l.prepare(b, c, st) {
+				c.Flush()
+			}
+			return
+		}
+		l.out = outcome{refused, code}
+	} else {
+		l.out.result = succeeded
+	}
+	l.observe(c, b.Now)
+	ex.arrived(b, l, f)
+}
+
+// prepared goes on with the request after a PREPARE on the way.
+func (l *leg) prepared(b *upstream.Batch, c *upstream.Conn, f frame.Frame) {
+	st := l.preparing
+	l.preparing = nil
+	if f.Opcode() == frame.OpError {
+		code, _ := l.ex.readError(l.side, f)
+		l.out = outcome{refused, code}
+		l.observe(c, b.Now)
+		l.ex.arrived(b, l, f)
+		return
+	}
+	m, err := readPrepared(f)
+	if err != nil {
+		l.lose(b, &upstream.LostError{Side: l.side, Node: c.Node(), Cause: err})
+		return
+	}
+	st.SetSide(l.side, m)
+	if l.send(b, c, l.ex.req) {
+		c.Flush()
+	}
+}
+
+// Lost ends the leg without an answer.
+func (l *leg) Lost(b *upstream.Batch, err error) {
+	if l.preparing != nil {
+		// A PREPARE changes nothing, whether it arrived or not.
+		var e *upstream.LostError
+		if errors.As(err, &e) {
+			err = &upstream.LostError{Side: e.Side, Node: e.Node, Cause: e.Cause}
+		}
+	}
+	l.lose(b, err)
+}
+
+func (l *leg) lose(b *upstream.Batch, err error) {
+	l.out.result, l.err = unsent, err
+	if upstream.Sent(err) {
+		l.out.result = lost
+	}
+	l.ex.countLoss(l, err)
+	l.ex.arrived(b, l, nil)
+}
+
+// arrived counts a leg in (or, with a nil leg, the end of sending), and ends the
+// exchange when it is the last.
+func (ex *exchange) arrived(b *upstream.Batch, l *leg, f frame.Frame) {
+	if f != nil && ex.pending.Load() > 1 && ex.mayNeed(l) {
+		l.saved = append(l.saved[:0], f...)
+	}
+	if ex.pending.Add(-1) > 0 {
+		return
+	}
+	var frames [2]frame.Frame
+	for _, s := range phase.Sides {
+		if len(ex.legs[s].saved) > 0 {
+			frames[s] = ex.legs[s].saved
+		}
+	}
+	if l != nil && f != nil {
+		frames[l.side] = f
+	}
+	ex.finish(b, frames)
+}
+
+// mayNeed tells whether an answer can be the one that the client gets.
+func (ex *exchange) mayNeed(l *leg) bool {
+	return l.side == ex.plan.Answer || l.out.result == refused || ex.making != nil
+}
+
+// finish gives the client its one answer.
+func (ex *exchange) finish(b *upstream.Batch, frames [2]frame.Frame) {
+	s := ex.s
+	if ex.shadow {
+		ex.free()
+		return
+	}
+	v := merge(ex.plan.Answer, [2]outcome{ex.legs[0].out, ex.legs[1].out}, ex.st)
+	switch {
+	case !v.forward:
+		e := lossError(ex, ex.causeOf(v), v.partial)
+		s.srv.note(s, ex, &e)
+		s.respondError(b, ex.stream, e)
+	case ex.making != nil && v.failed == 0:
+		s.respond(b, ex.stream, ex.finishPrepare(v.side, frames))
+	case ex.isUse && v.failed == 0:
+		s.scope.Store(ex.scope)
+		s.respond(b, ex.stream, frames[v.side])
+	default:
+		s.respondRows(b, ex.stream, frames[v.side], v.side)
+	}
+	if ex.counted {
+		s.srv.metrics.Ended(ex.kind, time.Duration(b.Now-ex.start))
+		switch {
+		case v.failed == 0:
+		case ex.st.mutates:
+			s.srv.metrics.FailedWrite(v.failed)
+		default:
+			s.srv.metrics.FailedRead(v.side)
+		}
+	}
+	ex.free()
+	s.done()
+}
+
+// causeOf is why the proxy and not a node tells the error.
+func (ex *exchange) causeOf(v verdict) error {
+	l := &ex.legs[v.side]
+	if l.err != nil {
+		return l.err
+	}
+	return &upstream.LostError{Side: v.side, Sent: true, Cause: errOneSided}
+}
+
+var errOneSided = errors.New("the node refused what the other side may have applied")

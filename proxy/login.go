@@ -1,0 +1,319 @@
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/zdmproject/terraform-provider-zdm/cql/frame"
+	"github.com/zdmproject/terraform-provider-zdm/cql/scan"
+	"github.com/zdmproject/terraform-provider-zdm/internal/secret"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/config"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/upstream"
+)
+
+// passwordAuthenticator is what drivers know to answer with SASL PLAIN.
+const passwordAuthenticator = "org.apache.cassandra.auth.PasswordAuthenticator"
+
+// Served are the protocol versions of clients. For another one the proxy says
+// so in the highest of these, and drivers step down.
+var served = []frame.Version{frame.V3, frame.V4}
+
+func (s *session) serves(v frame.Version) bool {
+	for _, known := range served {
+		if v == known {
+			return !s.srv.blocked[v]
+		}
+	}
+	return false
+}
+
+// handle takes one frame of the client. An error ends the session.
+func (s *session) handle(f frame.Frame) error {
+	if v := f.Version(); v != s.version {
+		if s.version != 0 {
+			return s.protocolError(f, fmt.Sprintf("Invalid message version. Got %d but previous messages on this connection had version %d", v, s.version))
+		}
+		if !s.serves(v) {
+			s.refuseVersion(byte(v), f.Stream())
+			return errRefused
+		}
+		s.version = v
+	}
+	switch {
+	case f.Stream() < 0:
+		return s.protocolError(f, fmt.Sprintf("Invalid stream id %d: a client's is not negative", f.Stream()))
+	case f.Flags()&frame.FlagCompressed != 0:
+		return s.protocolError(f, "Compressed frame, but no compression was agreed on")
+	}
+	op := f.Opcode()
+	switch {
+	case op == frame.OpOptions:
+		s.respondSupported(f)
+		return nil
+	case s.state == fresh && op == frame.OpStartup:
+		return s.startup(f)
+	case s.state == started && op == frame.OpAuthResponse:
+		return s.authenticate(f)
+	case s.state != ready:
+		return s.protocolError(f, fmt.Sprintf("Unexpected message opcode 0x%02X before the handshake is over", byte(op)))
+	}
+	switch op {
+	case frame.OpQuery:
+		s.query(f)
+	case frame.OpPrepare:
+		s.prepare(f)
+	case frame.OpExecute:
+		s.execute(f)
+	case frame.OpBatch:
+		s.execBatch(f)
+	case frame.OpRegister:
+		s.register(f)
+	default:
+		return s.protocolError(f, fmt.Sprintf("Unexpected message opcode 0x%02X", byte(op)))
+	}
+	return nil
+}
+
+// protocolError answers and ends the session, as Cassandra does.
+func (s *session) protocolError(f frame.Frame, text string) error {
+	s.respondError(&s.batch, max(f.Stream(), 0), frame.ErrorBody{Code: frame.ErrProtocol, Message: text})
+	return errRefused
+}
+
+// refuseVersion tells a client which versions are served. Drivers look for the
+// words, and read the version of this very frame.
+func (s *session) refuseVersion(got byte, stream int16) {
+	s.version = frame.V3
+	for _, v := range served {
+		if s.serves(v) {
+			s.version = max(s.version, v)
+		}
+	}
+	s.respondError(&s.batch, stream, frame.ErrorBody{
+		Code:    frame.ErrProtocol,
+		Message: fmt.Sprintf("Invalid or unsupported protocol version (%d); the highest that is served is %d", got, s.version),
+	})
+}
+
+// malformed answers a request whose body cannot be read. The frame's end is
+// known, so the session goes on.
+func (s *session) malformed(f frame.Frame, cause error) {
+	s.respondError(&s.batch, f.Stream(), frame.ErrorBody{Code: frame.ErrProtocol, Message: cause.Error()})
+}
+
+func (s *session) respondSupported(f frame.Frame) {
+	out := frame.AppendHeader(nil, s.version, true, 0, f.Stream(), frame.OpSupported, 0)
+	var versions []string
+	for _, v := range served {
+		if s.serves(v) {
+			versions = append(versions, fmt.Sprintf("%d/v%d", v, v))
+		}
+	}
+	out = frame.AppendShort(out, 3)
+	for _, option := range []struct {
+		name   string
+		values []string
+	}{{"CQL_VERSION", []string{s.srv.cqlVersion()}}, {"COMPRESSION", nil}, {"PROTOCOL_VERSIONS", versions}} {
+		out = frame.AppendString(out, option.name)
+		out = frame.AppendStringList(out, option.values)
+	}
+	frame.PutLength(out)
+	s.respond(&s.batch, f.Stream(), out)
+}
+
+// startup answers STARTUP: with AUTHENTICATE if a side that takes part in the
+// login asks for one, and otherwise with READY.
+func (s *session) startup(f frame.Frame) error {
+	options := make(map[string]string)
+	c := frame.NewCursor(f.Body())
+	for range c.Short("STARTUP options") {
+		name := string(c.String("name of a STARTUP option"))
+		options[name] = string(c.String("STARTUP option"))
+		if c.Failed() {
+			break
+		}
+	}
+	if err := c.Err(); err != nil {
+		return s.protocolError(f, "STARTUP: "+err.Error())
+	}
+	if name := options["COMPRESSION"]; name != "" {
+		return s.protocolError(f, fmt.Sprintf("Unknown compression algorithm: %s", name))
+	}
+	s.driver = options["DRIVER_NAME"] + " " + options["DRIVER_VERSION"]
+	needed := s.srv.loginSides()
+	class, asker := "", s.srv.credentialSide()
+	for _, side := range append([]phase.Side{asker}, asker.Other()) {
+		if needed.Has(side) && class == "" {
+			class = s.srv.authenticator(side)
+		}
+	}
+	if class == "" {
+		s.setKeys("", secret.String{})
+		return s.login(f, frame.OpReady)
+	}
+	s.state = started
+	out := frame.AppendHeader(nil, s.version, true, 0, f.Stream(), frame.OpAuthenticate, 0)
+	out = frame.AppendString(out, plainClass(class))
+	frame.PutLength(out)
+	s.respond(&s.batch, f.Stream(), out)
+	return nil
+}
+
+// plainClass is what the client is told to authenticate with. DSE's own class
+// asks for a mechanism first; what it takes in the end is SASL PLAIN.
+func plainClass(class string) string {
+	if class == "com.datastax.bdp.cassandra.auth.DseAuthenticator" {
+		return passwordAuthenticator
+	}
+	return class
+}
+
+// authenticate answers AUTH_RESPONSE with SASL PLAIN: authzid NUL user NUL password.
+func (s *session) authenticate(f frame.Frame) error {
+	c := frame.NewCursor(f.Body())
+	token := c.Bytes("token")
+	if err := c.Err(); err != nil {
+		return s.protocolError(f, "AUTH_RESPONSE: "+err.Error())
+	}
+	parts := bytes.SplitN(token, []byte{0}, 3)
+	if len(parts) != 3 || len(parts[1]) == 0 {
+		return s.refuseLogin(f, frame.ErrorBody{Code: frame.ErrBadCredentials, Message: "the login is not SASL PLAIN with a user name and a password"})
+	}
+	s.setKeys(string(parts[1]), secret.New(string(parts[2])))
+	return s.login(f, frame.OpAuthSuccess)
+}
+
+// setKeys says who the session is on each side: the client itself on the side
+// whose credentials it sends, the configured user on the other one. A side that
+// asks for no login gets none.
+func (s *session) setKeys(user string, password secret.String) {
+	cfg := s.srv.cfg
+	given := upstream.Key{Username: user, Password: password, Version: s.version}
+	asker := s.srv.credentialSide()
+	for _, side := range phase.Sides {
+		own := upstream.Key{Username: cfg.Clusters[side].Username, Password: cfg.Clusters[side].Password, Version: s.version}
+		switch {
+		case cfg.ClientCredentials == config.CredentialsSame, side == asker:
+			s.keys[side] = given
+		default:
+			s.keys[side] = own
+		}
+		if s.srv.clusters[side].Control().Topology() != nil && s.srv.authenticator(side) == "" {
+			s.keys[side] = upstream.Key{Version: s.version}
+		}
+	}
+}
+
+// login checks the credentials with every side that the phase needs, and
+// answers with op when all of them agree.
+func (s *session) login(f frame.Frame, op frame.Opcode) error {
+	s.endBurst()
+	ctx, cancel := context.WithTimeout(s.ctx, handshakeTimeout)
+	defer cancel()
+	sc := s.scopeFor("")
+	var wg sync.WaitGroup
+	var errs [2]error
+	for _, side := range s.srv.loginSides().Each() {
+		wg.Go(func() { _, errs[side] = sc.open(ctx, side, true) })
+	}
+	wg.Wait()
+	s.batch.Now = upstream.Nanotime()
+	asker := s.srv.credentialSide()
+	for _, side := range []phase.Side{asker, asker.Other()} {
+		if errs[side] == nil {
+			continue
+		}
+		s.srv.metrics.FailedLogin(side)
+		e := frame.ErrorBody{Code: frame.ErrServer, Message: errs[side].Error()}
+		var node *upstream.NodeError
+		if errors.As(errs[side], &node) {
+			e = frame.ErrorBody{Code: node.Code, Message: node.Message}
+			if node.Code == frame.ErrBadCredentials && side != asker {
+				e.Message = fmt.Sprintf("the proxy's own user for %s was refused: %s", side, node.Message)
+			}
+		}
+		s.srv.log.Info("login refused", "client", s.nc.RemoteAddr(), "user", s.keys[asker].Username, "side", side, "cause", errs[side])
+		return s.refuseLogin(f, e)
+	}
+	s.scope.Store(sc)
+	s.state = ready
+	_ = s.nc.SetReadDeadline(time.Time{})
+	if s.draining.Load() {
+		s.drain()
+	}
+	out := frame.AppendHeader(nil, s.version, true, 0, f.Stream(), op, 0)
+	if op == frame.OpAuthSuccess {
+		out = frame.AppendBytes(out, nil)
+	}
+	frame.PutLength(out)
+	s.respond(&s.batch, f.Stream(), out)
+	return nil
+}
+
+func (s *session) refuseLogin(f frame.Frame, e frame.ErrorBody) error {
+	s.respondError(&s.batch, f.Stream(), e)
+	return errRefused
+}
+
+// register answers REGISTER. Only schema events are passed on; there are none
+// of the other kinds from a proxy's virtual topology.
+func (s *session) register(f frame.Frame) {
+	c := frame.NewCursor(f.Body())
+	for range c.Short("event types") {
+		switch k := string(c.String("event type")); k {
+		case "SCHEMA_CHANGE":
+			s.events.Store(true)
+		case "TOPOLOGY_CHANGE", "STATUS_CHANGE":
+		default:
+			err := c.Err()
+			if err == nil {
+				err = fmt.Errorf("invalid value '%s' for Type", k)
+			}
+			s.malformed(f, err)
+			return
+		}
+	}
+	s.respond(&s.batch, f.Stream(), frame.AppendHeader(nil, s.version, true, 0, f.Stream(), frame.OpReady, 0))
+}
+
+// use handles USE: the session gets the pools of the keyspace, and goes over to
+// them when every side that the phase writes to has said yes.
+func (s *session) use(f frame.Frame, st *scan.Statement) {
+	body, _, err := frame.SplitRequest(f)
+	if err != nil {
+		s.malformed(f, err)
+		return
+	}
+	q, err := frame.ParseQuery(body, s.version)
+	if err != nil {
+		s.malformed(f, err)
+		return
+	}
+	sc := s.scopeFor(st.Keyspace.String())
+	rule := s.srv.phase.Load().rule
+	ex := newExchange(s, f, sc)
+	ex.isUse, ex.consistency = true, q.Params.Consistency
+	ex.plan.Legs, ex.plan.Answer = rule.Needed, rule.Primary
+	s.endBurst()
+	ctx, cancel := context.WithTimeout(s.ctx, s.srv.cfg.Listen.RequestTimeout)
+	defer cancel()
+	for _, side := range rule.Needed.Each() {
+		if _, err := sc.open(ctx, side, false); err != nil {
+			ex.free()
+			e := frame.ErrorBody{Code: frame.ErrServer, Message: err.Error()}
+			var node *upstream.NodeError
+			if errors.As(err, &node) {
+				e = frame.ErrorBody{Code: node.Code, Message: node.Message}
+			}
+			s.respondError(&s.batch, f.Stream(), e)
+			return
+		}
+	}
+	s.batch.Now = upstream.Nanotime()
+	ex.begin(f)
+}

@@ -1,0 +1,149 @@
+// Package prepared remembers what clients have prepared: the text, and the id
+// that each side gave it.
+//
+// Floor 2: it knows no connections. A Cache may be used from any goroutine; it
+// starts none.
+package prepared
+
+import (
+	"bytes"
+	"crypto/md5"
+	"sync"
+	"sync/atomic"
+
+	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/route"
+)
+
+// Metadata is what a side answered to PREPARE, apart from the id. It is
+// immutable.
+type Metadata struct {
+	// ID is the side's own id.
+	ID []byte
+	// ResultDigest tells two result metadata apart without keeping them.
+	ResultDigest [md5.Size]byte
+}
+
+// NewMetadata copies id and digests the raw result metadata.
+func NewMetadata(id, result []byte) *Metadata {
+	return &Metadata{ID: bytes.Clone(id), ResultDigest: md5.Sum(result)}
+}
+
+// Statement is one prepared statement as the client knows it. What is not
+// atomic is set before it enters the cache and never again.
+type Statement struct {
+	// ID is the one that the client was given.
+	ID []byte
+	// Issuer gave ID, and the metadata with which the client decodes.
+	Issuer phase.Side
+	// Text is the statement.
+	Text string
+	// Keyspace is the one in which it was prepared; "" if the text names its own,
+	// so that it can be prepared again in any.
+	Keyspace string
+
+	Class      route.Class
+	Idempotent bool
+	CAS        bool
+	Counter    bool
+	// Own is what the proxy answers a statement with that goes to no cluster; nil
+	// for all others.
+	Own any
+
+	sides [2]atomic.Pointer[Metadata]
+	used  atomic.Bool // since the hand of the clock came by
+}
+
+// Side returns what a side answered, or nil if it was never asked.
+func (s *Statement) Side(side phase.Side) *Metadata { return s.sides[side].Load() }
+
+// SetSide stores what a side answered, also when it is asked again: an ALTER
+// TABLE changes the result metadata, and with them what may be skipped.
+func (s *Statement) SetSide(side phase.Side, m *Metadata) { s.sides[side].Store(m) }
+
+// MaySkipMetadata reports whether an answer of side may leave its metadata out:
+// only if they are those that the client was told when it prepared.
+func (s *Statement) MaySkipMetadata(side phase.Side) bool {
+	if side == s.Issuer {
+		return true
+	}
+	mine, told := s.sides[side].Load(), s.sides[s.Issuer].Load()
+	return mine != nil && told != nil && mine.ResultDigest == told.ResultDigest
+}
+
+// Cache holds at most a fixed number of statements, and forgets one that was
+// not used lately for each that comes over it. A client that executes a
+// forgotten one is told UNPREPARED and prepares it again.
+type Cache struct {
+	capacity int
+
+	mu   sync.RWMutex
+	byID map[string]*Statement
+	ring []*Statement // all of byID, in no order; the clock's face
+	hand int
+}
+
+// NewCache makes a cache for capacity statements; less than 1 is a broken
+// invariant.
+func NewCache(capacity int) *Cache {
+	if capacity < 1 {
+		panic("prepared: capacity below 1")
+	}
+	return &Cache{capacity: capacity, byID: make(map[string]*Statement)}
+}
+
+// Find returns the statement that clients know by id, or nil. It keeps no
+// reference to id, and does not allocate.
+func (c *Cache) Find(id []byte) *Statement {
+	c.mu.RLock()
+	s := c.byID[string(id)]
+	c.mu.RUnlock()
+	if s != nil && !s.used.Load() {
+		s.used.Store(true)
+	}
+	return s
+}
+
+// Put stores s and returns the one that is now in the cache: the older one if
+// the same statement was there, since requests in flight hold it.
+func (c *Cache) Put(s *Statement) *Statement {
+	s.used.Store(true)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if old := c.byID[string(s.ID)]; old != nil {
+		if old.Issuer == s.Issuer && old.Keyspace == s.Keyspace && old.Text == s.Text {
+			for _, side := range phase.Sides {
+				if m := s.Side(side); m != nil {
+					old.SetSide(side, m)
+				}
+			}
+			return old
+		}
+		for i := range c.ring {
+			if c.ring[i] == old {
+				c.ring[i] = s
+			}
+		}
+		c.byID[string(s.ID)] = s
+		return s
+	}
+	c.byID[string(s.ID)] = s
+	if len(c.ring) < c.capacity {
+		c.ring = append(c.ring, s)
+		return s
+	}
+	for c.ring[c.hand].used.Swap(false) {
+		c.hand = (c.hand + 1) % len(c.ring)
+	}
+	delete(c.byID, string(c.ring[c.hand].ID))
+	c.ring[c.hand] = s
+	c.hand = (c.hand + 1) % len(c.ring)
+	return s
+}
+
+// Len is the number of statements.
+func (c *Cache) Len() int {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return len(c.ring)
+}

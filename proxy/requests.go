@@ -1,0 +1,331 @@
+package proxy
+
+import (
+	"bytes"
+	"fmt"
+
+	"github.com/zdmproject/terraform-provider-zdm/cql/frame"
+	"github.com/zdmproject/terraform-provider-zdm/cql/scan"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/metrics"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/prepared"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/route"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/upstream"
+)
+
+// query handles QUERY.
+func (s *session) query(f frame.Frame) {
+	body, at, err := frame.SplitRequest(f)
+	if err != nil {
+		s.malformed(f, err)
+		return
+	}
+	q, err := frame.ParseQuery(body, s.version)
+	if err != nil {
+		s.malformed(f, err)
+		return
+	}
+	st := scan.Scan(q.Text)
+	sc := s.scope.Load()
+	class := route.Classify(&st, sc.keyspace)
+	switch class {
+	case route.Virtual, route.NoPeersV2, route.Insights:
+		s.virtualQuery(f, &st, class, body, q.Params)
+		return
+	case route.Use:
+		s.use(f, &st)
+		return
+	}
+	ex := newExchange(s, f, sc)
+	ex.describe(class, &st)
+	ex.dispatch(f, class, q.Params, at)
+}
+
+// describe fills in what a statement is.
+func (ex *exchange) describe(class route.Class, st *scan.Statement) {
+	ex.st = statement{mutates: !class.IsRead(), idempotent: class.IsRead() || st.Idempotent}
+	ex.cas, ex.counter = st.CAS, st.Counter
+}
+
+// dispatch plans a QUERY or EXECUTE and sends it, and its copy if the phase
+// wants one. at is where the body begins that params was parsed from.
+func (ex *exchange) dispatch(f frame.Frame, class route.Class, params frame.Params, at int) {
+	s := ex.s
+	ph := s.srv.phase.Load()
+	ex.plan = route.Decide(ph.rule, class, s.srv.routing)
+	ex.consistency = params.Consistency
+	if params.PagingState != nil {
+		if issuer, tagged := pageIssuer(params.PagingState); tagged {
+			ex.plan = route.Page(issuer)
+			ex.req = appendUntagged(ex.req[:0], f, at+params.PagingStateOffset)
+			f = ex.req
+		}
+	}
+	ex.kind, ex.counted = metrics.TypeOf(ex.st.mutates, ex.plan.Answer), class == route.Read || class == route.Write
+	var shadow *exchange
+	if ex.plan.HasShadow {
+		shadow = ex.shadowCopy(f)
+	}
+	ex.begin(f) // ex may be over and someone else's when it returns
+	if shadow != nil {
+		shadow.begin(f)
+	}
+}
+
+// shadowCopy makes the exchange of a copy of a read. It lives by itself: the
+// client neither waits for it nor hears of it.
+func (ex *exchange) shadowCopy(f frame.Frame) *exchange {
+	c := newExchange(ex.s, f, ex.scope)
+	c.shadow = true
+	c.consistency, c.st, c.stmt = ex.consistency, ex.st, ex.stmt
+	c.idAt, c.flagsAt = ex.idAt, ex.flagsAt
+	c.plan = route.Plan{Legs: phase.Of(ex.plan.Shadow), Answer: ex.plan.Shadow}
+	return c
+}
+
+// prepare handles PREPARE.
+func (s *session) prepare(f frame.Frame) {
+	body, at, err := frame.SplitRequest(f)
+	if err != nil {
+		s.malformed(f, err)
+		return
+	}
+	p, err := frame.ParsePrepare(body, s.version)
+	if err != nil {
+		s.malformed(f, err)
+		return
+	}
+	st := scan.Scan(p.Text)
+	sc := s.scope.Load()
+	class := route.Classify(&st, sc.keyspace)
+	switch class {
+	case route.Virtual, route.NoPeersV2, route.Insights:
+		s.virtualPrepare(f, &st, sc.keyspace, class, p.Text)
+		return
+	}
+	making := &prepared.Statement{
+		Text: string(p.Text), Class: class,
+		Idempotent: class.IsRead() || st.Idempotent, CAS: st.CAS, Counter: st.Counter,
+	}
+	if len(st.Keyspace.Raw) == 0 {
+		making.Keyspace = sc.keyspace
+	}
+	ex := newExchange(s, f, sc)
+	ex.making = making
+	ex.st = statement{lenient: class.IsRead()}
+	ex.plan = route.Prepare(s.srv.phase.Load().rule)
+	ex.begin(f)
+}
+
+// finishPrepare stores what the sides answered, and returns what the client
+// gets: the answer of side, whose id it is from then on.
+func (ex *exchange) finishPrepare(side phase.Side, frames [2]frame.Frame) frame.Frame {
+	st := ex.making
+	for _, other := range phase.Sides {
+		if ex.legs[other].out.result != succeeded {
+			continue
+		}
+		m, err := readPrepared(frames[other])
+		if err != nil {
+			// The client decodes for itself; what cannot be read here is
+			// prepared again when it is executed.
+			ex.s.srv.log.Warn("PREPARE answer not understood", "side", other, "cause", err)
+			continue
+		}
+		st.SetSide(other, m)
+		if other == side {
+			st.ID, st.Issuer = m.ID, side
+		}
+	}
+	if st.ID != nil {
+		ex.s.srv.cache.Put(st)
+	}
+	return frames[side]
+}
+
+// readPrepared reads a RESULT Prepared.
+func readPrepared(f frame.Frame) (*prepared.Metadata, error) {
+	r, err := frame.SplitResponse(f)
+	if err != nil {
+		return nil, err
+	}
+	if f.Opcode() != frame.OpResult {
+		return nil, fmt.Errorf("PREPARE was answered with opcode 0x%02X", byte(f.Opcode()))
+	}
+	p, err := frame.ParsePrepared(r.Body, f.Version())
+	if err != nil {
+		return nil, err
+	}
+	return prepared.NewMetadata(p.ID, p.Result), nil
+}
+
+// execute handles EXECUTE.
+func (s *session) execute(f frame.Frame) {
+	body, at, err := frame.SplitRequest(f)
+	if err != nil {
+		s.malformed(f, err)
+		return
+	}
+	e, err := frame.ParseExecute(body, s.version)
+	if err != nil {
+		s.malformed(f, err)
+		return
+	}
+	st := s.srv.cache.Find(e.ID)
+	if st == nil {
+		s.unprepared(f, e.ID)
+		return
+	}
+	if st.Own != nil {
+		s.virtualExecute(f, st, body, e.Params)
+		return
+	}
+	sc := s.scope.Load()
+	if st.Keyspace != "" && st.Keyspace != sc.keyspace {
+		sc = s.scopeFor(st.Keyspace)
+	}
+	ex := newExchange(s, f, sc)
+	ex.stmt = st
+	ex.st = statement{mutates: !st.Class.IsRead(), idempotent: st.Idempotent}
+	ex.cas, ex.counter = st.CAS, st.Counter
+	ex.idAt = at + e.IDOffset
+	if e.Params.Flags&frame.QuerySkipMetadata != 0 {
+		ex.flagsAt = at + e.Params.FlagsOffset
+	}
+	ex.dispatch(f, st.Class, e.Params, at)
+}
+
+// unprepared tells the client that the proxy does not know a statement: after a
+// restart, or because many others were prepared since.
+func (s *session) unprepared(f frame.Frame, id []byte) {
+	s.srv.metrics.CacheMisses.Inc()
+	s.respondError(&s.batch, f.Stream(), frame.ErrorBody{
+		Code: frame.ErrUnprepared, ID: bytes.Clone(id),
+		Message: fmt.Sprintf("Prepared query with ID %x not found (either the query was not prepared on this host (maybe the host has been restarted?) or you have prepared too many queries and it has been evicted from the internal cache)", id),
+	})
+}
+
+// execBatch handles BATCH.
+func (s *session) execBatch(f frame.Frame) {
+	body, at, err := frame.SplitRequest(f)
+	if err != nil {
+		s.malformed(f, err)
+		return
+	}
+	bt, err := frame.ParseBatch(body, s.version)
+	if err != nil {
+		s.malformed(f, err)
+		return
+	}
+	ex := newExchange(s, f, s.scope.Load())
+	ex.st = statement{mutates: true, idempotent: true}
+	ex.counter, ex.unlogged = bt.Type == frame.BatchCounter, bt.Type == frame.BatchUnlogged
+	ex.consistency = bt.Params.Consistency
+	for it := bt.Children(); it.Next(); {
+		if !it.Prepared {
+			st := scan.Scan(it.Text)
+			ex.addChild(st.Idempotent, st.CAS)
+			continue
+		}
+		child := s.srv.cache.Find(it.ID)
+		if child == nil || child.Own != nil {
+			ex.free()
+			s.unprepared(f, it.ID)
+			return
+		}
+		ex.addChild(child.Idempotent, child.CAS)
+		ex.children = append(ex.children, child)
+	}
+	if ex.counter {
+		ex.st.idempotent = false
+	}
+	ex.plan = route.Decide(s.srv.phase.Load().rule, route.Write, s.srv.routing)
+	ex.kind, ex.counted = metrics.Writes, true
+	ex.begin(f)
+}
+
+func (ex *exchange) addChild(idempotent, cas, counter bool) {
+	ex.st.idempotent = ex.st.idempotent && idempotent
+	ex.cas = ex.cas || cas
+	ex.counter = ex.counter
+}
+
+// batchFor returns the BATCH as it goes to a side: as it is where the side's
+// ids are those that the client knows, which is the rule.
+func (ex *exchange) batchFor(side phase.Side, f frame.Frame) (frame.Frame, error) {
+	same := true
+	for _, child := range ex.children {
+		same = same && bytes.Equal(child.Side(side).ID, child.ID)
+	}
+	if same {
+		return f, nil
+	}
+	body, at, err := frame.SplitRequest(f)
+	if err != nil {
+		return nil, err
+	}
+	bt, err := frame.ParseBatch(body, ex.s.version)
+	if err != nil {
+		return nil, err
+	}
+	out, from, n := make([]byte, 0, len(f)+16), 0, 0
+	for it := bt.Children(); it.Next(); {
+		if !it.Prepared {
+			continue
+		}
+		id := ex.children[n].Side(side).ID
+		out = append(out, f[from:at+it.IDOffset-2]...)
+		out = frame.AppendShortBytes(out, id)
+		from = at + it.IDOffset + len(it.ID)
+		n++
+	}
+	out = append(out, f[from:]...)
+	frame.PutLength(out)
+	return out, nil
+}
+
+// spliceID returns f with the id of n bytes at an offset replaced by one of
+// another length.
+func spliceID(f frame.Frame, at, n int, id []byte) frame.Frame {
+	out := append(make([]byte, 0, len(f)+len(id)), f[:at-2]...)
+	out = frame.AppendShortBytes(out, id)
+	out = append(out, f[at+n:]...)
+	frame.PutLength(out)
+	return out
+}
+
+// readError reads an ERROR frame: its code, and for UNPREPARED the statement
+// that the side has forgotten.
+func (ex *exchange) readError(side phase.Side, f frame.Frame) (frame.ErrorCode, *prepared.Statement) {
+	r, err := frame.SplitResponse(f)
+	if err != nil {
+		return frame.ErrServer, nil
+	}
+	e, err := frame.ParseError(r.Body, f.Version())
+	if err != nil || e.Code != frame.ErrUnprepared {
+		return e.Code, nil
+	}
+	id := frame.UnpreparedID(e.Tail)
+	if ex.stmt != nil {
+		return e.Code, ex.stmt
+	}
+	for _, child := range ex.children {
+		if m := child.Side(side); m != nil && bytes.Equal(m.ID, id) {
+			return e.Code, child
+		}
+	}
+	return e.Code, nil
+}
+
+// observe records a leg in the node's metrics.
+func (l *leg) observe(c *upstream.Conn, now int64) {
+	n, _ := c.Meter().(*metrics.Node)
+	ex := l.ex
+	if n == nil || !ex.counted && !ex.shadow {
+		return
+	}
+	n.Answered(ex.st.mutates, ex.shadow, durationOf(now-ex.start))
+	if l.out.result == refused {
+		n.Failed(ex.shadow, metrics.ErrorWord(l.out.code))
+	}
+}

@@ -1,0 +1,320 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/zdmproject/terraform-provider-zdm/cql/frame"
+	"github.com/zdmproject/terraform-provider-zdm/internal/nbio"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/config"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/metrics"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/prepared"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/route"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/upstream"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/virtual"
+)
+
+// cacheSize bounds the prepared statements that a proxy remembers. At a few
+// hundred bytes each this is some ten megabytes; an application with more
+// prepares with literals in the text.
+const cacheSize = 50_000
+
+// Server is a proxy. Its methods may be called from any goroutine.
+type Server struct {
+	// Set by New, then read only.
+	cfg      *config.Config
+	log      *slog.Logger
+	metrics  *metrics.Metrics
+	clusters [2]*upstream.Cluster
+	cache    *prepared.Cache
+	routing  route.Options
+	blocked  map[frame.Version]bool
+	faults   faultLog
+
+	phase   atomic.Pointer[phaseState]
+	tables  [2]atomic.Pointer[virtual.Tables] // by the side that they are modelled on
+	lastID  atomic.Uint64
+	serving chan struct{} // closed when Serve has begun
+
+	// Guarded by mu.
+	mu        sync.Mutex
+	sessions  map[*session]struct{}
+	listeners map[net.Listener]struct{}
+	draining  bool
+	ctx       context.Context
+	running   sync.WaitGroup // accept loops and sessions
+}
+
+// phaseState is immutable; requests hold one for their whole life.
+type phaseState struct {
+	rule  *phase.Rule // nil: no phase, and no clients
+	epoch uint64
+	since time.Time
+}
+
+// New checks what it is given and starts nothing. The server has no phase until
+// SetPhase.
+func New(cfg *config.Config, log *slog.Logger) (*Server, error) {
+	s := &Server{
+		cfg: cfg, log: log, cache: prepared.NewCache(cacheSize), serving: make(chan struct{}),
+		routing:  route.Options{SystemQueries: cfg.SystemQueriesMode, ShadowReads: cfg.ShadowReads},
+		blocked:  make(map[frame.Version]bool),
+		sessions: make(map[*session]struct{}), listeners: make(map[net.Listener]struct{}),
+	}
+	for _, v := range cfg.BlockedVersions {
+		s.blocked[frame.Version(v)] = true
+	}
+	mo := metrics.Options{
+		Prefix:        cfg.Metrics.Prefix,
+		OriginBuckets: cfg.Metrics.OriginBuckets, TargetBuckets: cfg.Metrics.TargetBuckets, AsyncBuckets: cfg.Metrics.AsyncBuckets,
+	}
+	s.metrics = metrics.New(mo)
+	s.metrics.Gauge(mo, "pscache_entries_total", "Prepared statements that the proxy remembers.", func() float64 { return float64(s.cache.Len()) })
+	s.phase.Store(&phaseState{})
+	for _, side := range phase.Sides {
+		c := cfg.Clusters[side]
+		var err error
+		s.clusters[side], err = upstream.NewCluster(upstream.ClusterOptions{
+			Control: upstream.ControlConfig{
+				Side: side, ContactPoints: c.ContactPoints, Port: c.Port, Username: c.Username, Password: c.Password,
+				Datacenter: c.LocalDatacenter, AssignHosts: c.AssignHosts, ConnectTimeout: c.ConnectTimeout,
+				HeartbeatInterval: cfg.Heartbeat.Interval, RetryMin: cfg.Heartbeat.RetryMin, RetryMax: cfg.Heartbeat.RetryMax, RetryFactor: cfg.Heartbeat.Factor,
+				MaxVersion: frame.Version(cfg.MaxProtocolVersion), Log: log,
+				OnTopology:     func(t *upstream.Topology) { s.onTopology(side, t) },
+				OnSchemaChange: func(body []byte) { s.onSchemaChange(side, body) },
+			},
+			ConnectionsPerNode: cfg.UpstreamConnections, MaxStreams: cfg.Listen.MaxStreamIDs,
+			RequestTimeout: cfg.Listen.RequestTimeout, Heartbeat: cfg.Heartbeat.Interval, Log: log,
+			Meter:         func(side phase.Side, node string) any { return s.metrics.Node(side, node) },
+			ConnectFailed: func(side phase.Side, node string) { s.metrics.Node(side, node).ConnectionFailed() },
+		})
+		if err != nil {
+			return nil, err
+		}
+		s.metrics.WatchNodes(mo, side, func() []metrics.NodeGauges {
+			var out []metrics.NodeGauges
+			for _, n := range s.clusters[side].Stats() {
+				out = append(out, metrics.NodeGauges(n))
+			}
+			return out
+		})
+	}
+	return s, nil
+}
+
+// Metrics is the server's registry.
+func (s *Server) Metrics() *metrics.Metrics { return s.metrics }
+
+// Serve runs the clusters until ctx ends, then ends every session, and returns
+// when all goroutines have. Clients come by Accept.
+func (s *Server) Serve(ctx context.Context) error {
+	clientCtx, endClients := context.WithCancel(ctx)
+	defer endClients()
+	s.mu.Lock()
+	s.ctx = clientCtx
+	s.mu.Unlock()
+	// The clusters end after the sessions, so that what is in flight is told.
+	clusterCtx, endClusters := context.WithCancel(context.WithoutCancel(ctx))
+	defer endClusters()
+	var clusters sync.WaitGroup
+	for _, c := range s.clusters {
+		clusters.Go(func() {
+			if err := c.Serve(clusterCtx); err != nil && clusterCtx.Err() == nil {
+				s.log.Error("cluster ended", "cause", err)
+			}
+		})
+	}
+	close(s.serving)
+	<-ctx.Done()
+	s.closeListeners()
+	endClients()
+	s.running.Wait()
+	endClusters()
+	clusters.Wait()
+	return nil
+}
+
+// Accept serves the clients of l, which it owns from then on, until the server
+// drains or ends. It returns at once.
+func (s *Server) Accept(l net.Listener) error {
+	<-s.serving
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.draining || s.ctx.Err() != nil {
+		_ = l.Close()
+		return errors.New("the proxy is draining; no new clients")
+	}
+	s.listeners[l] = struct{}{}
+	s.running.Go(func() { s.acceptLoop(l) })
+	return nil
+}
+
+func (s *Server) acceptLoop(l net.Listener) {
+	for {
+		nc, err := l.Accept()
+		if err != nil {
+			if errors.Is(err, net.ErrClosed) {
+				return
+			}
+			// Out of descriptors, mostly: others close theirs, so try again.
+			s.log.Warn("accept", "cause", err)
+			select {
+			case <-time.After(100 * time.Millisecond):
+			case <-s.ctx.Done():
+				return
+			}
+			continue
+		}
+		s.admit(nc)
+	}
+}
+
+// admit starts a session, or closes the connection if there are too many.
+func (s *Server) admit(nc net.Conn) {
+	ses := &session{
+		id: s.lastID.Add(1), srv: s, nc: nbio.New(nc), idle: make(chan struct{}, 1),
+	}
+	ses.in = frame.NewReader(ses.nc, frame.MaxBody)
+	ses.out.Init(ses.nc, s.cfg.Listen.RequestTimeout, func(error) { _ = ses.nc.Close() })
+	s.mu.Lock()
+	if s.draining || s.ctx.Err() != nil || len(s.sessions) >= s.cfg.Listen.MaxClients || s.phase.Load().rule == nil {
+		n := len(s.sessions)
+		s.mu.Unlock()
+		_ = nc.Close()
+		s.log.Warn("client refused", "client", nc.RemoteAddr(), "clients", n, "proxy_max_client_connections", s.cfg.Listen.MaxClients)
+		return
+	}
+	s.sessions[ses] = struct{}{}
+	s.metrics.Clients.Add(1)
+	ctx := s.ctx
+	s.running.Go(func() {
+		ses.serve(ctx)
+		s.mu.Lock()
+		delete(s.sessions, ses)
+		s.mu.Unlock()
+		s.metrics.Clients.Add(-1)
+	})
+	s.mu.Unlock()
+}
+
+func (s *Server) closeListeners() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for l := range s.listeners {
+		_ = l.Close()
+		delete(s.listeners, l)
+	}
+}
+
+// Drain takes no new clients, answers what clients have in flight, closes each
+// between two requests, and returns when none is left. At the end of ctx those
+// that are left are closed.
+func (s *Server) Drain(ctx context.Context) error {
+	s.mu.Lock()
+	s.draining = true
+	for ses := range s.sessions {
+		ses.drain()
+	}
+	s.mu.Unlock()
+	s.closeListeners()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		n := len(s.snapshot())
+		if n == 0 {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			for _, ses := range s.snapshot() {
+				_ = ses.nc.Close()
+			}
+			return fmt.Errorf("drain: %d clients still had requests in flight: %w", n, context.Cause(ctx))
+		}
+	}
+}
+
+func (s *Server) snapshot() []*session {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := make([]*session, 0, len(s.sessions))
+	for ses := range s.sessions {
+		out = append(out, ses)
+	}
+	return out
+}
+
+// loginSides are those that a client's login needs: what the phase needs, and
+// the side whose credentials clients send.
+func (s *Server) loginSides() phase.Set {
+	return s.phase.Load().rule.Needed | phase.Of(s.credentialSide())
+}
+
+// credentialSide is the side whose credentials clients send: the configured one
+// if it asks for a login at all, or else the other one if that does.
+func (s *Server) credentialSide() phase.Side {
+	side := phase.Target
+	if s.cfg.ClientCredentials == config.CredentialsOrigin {
+		side = phase.Origin
+	}
+	known := s.clusters[side].Control().Topology() != nil
+	needed := s.phase.Load().rule.Needed
+	switch {
+	case known && s.authenticator(side) == "" && s.authenticator(side.Other()) != "":
+		return side.Other()
+	case known && s.authenticator(side) == "" && !needed.Has(side):
+		return side.Other()
+	}
+	return side
+}
+
+// authenticator is the class that a side's nodes ask for a login with; "" if
+// they do not, or none was reached yet.
+func (s *Server) authenticator(side phase.Side) string {
+	t := s.clusters[side].Control().Topology()
+	if t == nil {
+		return ""
+	}
+	return t.Authenticator
+}
+
+// cqlVersion is told in SUPPORTED.
+func (s *Server) cqlVersion() string { return "3.4.5" }
+
+// onSchemaChange passes an event of the side that answers system queries on to
+// the clients that asked for it.
+func (s *Server) onSchemaChange(side phase.Side, body []byte) {
+	ph := s.phase.Load()
+	if ph.rule == nil || route.SystemSide(ph.rule, s.routing) != side {
+		return
+	}
+	b := upstream.Batch{Now: upstream.Nanotime()}
+	for _, ses := range s.snapshot() {
+		if !ses.events.Load() {
+			continue
+		}
+		f := frame.AppendHeader(nil, ses.version, true, 0, -1, frame.OpEvent, 0)
+		f = append(f, body...)
+		frame.PutLength(f)
+		ses.respond(&b, -1, f)
+	}
+	b.Done()
+}
+
+// onTopology renews the virtual system tables.
+func (s *Server) onTopology(side phase.Side, t *upstream.Topology) {
+	tables, err := s.makeTables(t)
+	if err != nil {
+		s.log.Error("virtual system tables", "side", side, "cause", err)
+		return
+	}
+	s.tables[side].Store(tables)
+}

@@ -1,0 +1,380 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/zdmproject/terraform-provider-zdm/cql/frame"
+	"github.com/zdmproject/terraform-provider-zdm/internal/nbio"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/upstream"
+)
+
+const (
+	// maxClientOutput is how many bytes may wait for a client that does not
+	// read. Past it the client is closed: an upstream reader must not wait.
+	maxClientOutput = 32 << 20
+	// handshakeTimeout bounds the time from the first byte to READY.
+	handshakeTimeout = 30 * time.Second
+	// lingerTimeout is how long a refused client may take to read why.
+	lingerTimeout = 5 * time.Second
+	// flushEvery is after how many requests of one burst the nodes get them,
+	// though the client has sent more: so that a large burst does not wait for
+	// its own end.
+	flushEvery = 64
+)
+
+// session is one client connection.
+type session struct {
+	// Set before serve, then read only.
+	id  uint64
+	srv *Server
+	nc  *nbio.Conn
+	// ctx ends with the session.
+	ctx context.Context
+
+	// Owned by the serve goroutine.
+	in      *frame.Reader
+	batch   upstream.Batch // outcomes of this goroutine's own making
+	state   sessionState
+	version frame.Version // of the first frame; read by others after login only
+	driver  string
+	burst   [2]*upstream.Conn // where this burst of requests goes, by side
+	burstOf *scope
+	touched []*upstream.Conn // to be flushed when the burst ends
+	unsent  int              // requests since the last flush
+	scopes  []*scope         // every keyspace the client has used
+	keys    [2]upstream.Key  // without keyspace; set by login
+
+	// Shared.
+	scope    atomic.Pointer[scope] // the current keyspace
+	out      nbio.Outbox
+	queued   atomic.Bool // in somebody's batch, to be flushed at its end
+	inFlight atomic.Int32
+	events   atomic.Bool // registered for schema events
+	draining atomic.Bool
+	parked   sync.WaitGroup // legs that wait for a connection
+	idle     chan struct{}  // gets a token when the last request of a draining session ends
+}
+
+type sessionState uint8
+
+const (
+	fresh   sessionState = iota // before STARTUP
+	started                     // AUTHENTICATE was sent
+	ready
+)
+
+// errRefused ends a session after its error was answered.
+var errRefused = errors.New("refused")
+
+// scope is the session's pools for one keyspace.
+type scope struct {
+	s        *session
+	keyspace string
+	pools    [2]atomic.Pointer[upstream.Pool]
+}
+
+func (s *session) newScope(keyspace string) *scope { return &scope{s: s, keyspace: keyspace} }
+
+// scopeFor returns the session's scope of a keyspace. Serve goroutine only.
+func (s *session) scopeFor(keyspace string) *scope {
+	for _, sc := range s.scopes {
+		if sc.keyspace == keyspace {
+			return sc
+		}
+	}
+	sc := s.newScope(keyspace)
+	s.scopes = append(s.scopes, sc)
+	return sc
+}
+
+// open makes sure that the scope has its pool of a side. With fresh the login
+// is checked anew.
+func (sc *scope) open(ctx context.Context, side phase.Side, fresh bool) (*upstream.Pool, error) {
+	if p := sc.pools[side].Load(); p != nil && !fresh {
+		return p, nil
+	}
+	key := sc.s.keys[side]
+	key.Keyspace = sc.keyspace
+	p, err := sc.s.srv.clusters[side].Acquire(ctx, key, fresh)
+	if err != nil {
+		return nil, err
+	}
+	if !sc.pools[side].CompareAndSwap(nil, p) {
+		p.Release()
+		return sc.pools[side].Load(), nil
+	}
+	return p, nil
+}
+
+// connect waits for a connection of a side.
+func (sc *scope) connect(ctx context.Context, side phase.Side) (*upstream.Conn, error) {
+	p, err := sc.open(ctx, side, false)
+	if err != nil {
+		var lost *upstream.LostError
+		if !errors.As(err, &lost) {
+			err = &upstream.LostError{Side: side, Cause: err}
+		}
+		return nil, err
+	}
+	return p.Wait(ctx)
+}
+
+func (sc *scope) release() {
+	for _, side := range phase.Sides {
+		if p := sc.pools[side].Load(); p != nil {
+			p.Release()
+		}
+	}
+}
+
+// serve reads requests until the client leaves, breaks the protocol, or is
+// drained. It returns when nothing of the session is left.
+func (s *session) serve(ctx context.Context) {
+	ctx, cancel := context.WithCancel(ctx)
+	s.ctx = ctx
+	stop := context.AfterFunc(ctx, func() { _ = s.nc.Close() })
+	err := s.read()
+	if errors.Is(err, errRefused) {
+		s.linger()
+	}
+	cancel()
+	stop()
+	s.out.Fail(net.ErrClosed)
+	_ = s.nc.Close() // the client is gone, or is to go
+	s.out.Wait()
+	s.in.Release()
+	s.parked.Wait()
+	for _, sc := range s.scopes {
+		sc.release()
+	}
+	s.srv.log.Debug("client left", "client", s.nc.RemoteAddr(), "driver", s.driver, "cause", err)
+}
+
+func (s *session) read() error {
+	_ = s.nc.SetReadDeadline(time.Now().Add(handshakeTimeout)) // an error shows in the read
+	began := false
+	for {
+		f, err := s.in.Next()
+		if err != nil {
+			return s.readFailed(err)
+		}
+		if !began {
+			s.batch.Now = upstream.Nanotime()
+			began = true
+		}
+		if err := s.handle(f); err != nil {
+			s.endBurst()
+			return err
+		}
+		if !s.in.HasNext() {
+			s.endBurst()
+			began = false
+			if s.draining.Load() {
+				return s.drained()
+			}
+		} else if s.unsent >= flushEvery {
+			s.endBurst()
+			s.batch.Now = upstream.Nanotime()
+		}
+	}
+}
+
+// readFailed answers what can be answered of a read error.
+func (s *session) readFailed(err error) error {
+	var version *frame.VersionError
+	var limit *frame.LimitError
+	switch {
+	case errors.Is(err, io.EOF):
+		return nil
+	case s.draining.Load():
+		return s.drained()
+	case errors.As(err, &version):
+		s.refuseVersion(version.Got, version.Stream)
+	case errors.As(err, &limit):
+		s.respondError(&s.batch, 0, frame.ErrorBody{Code: frame.ErrProtocol, Message: limit.Error()})
+	default:
+		return err
+	}
+	s.endBurst()
+	return errRefused
+}
+
+// endBurst sends on what a row of requests has produced: to each node, and to
+// the client, with one write each.
+func (s *session) endBurst() {
+	for i, c := range s.touched {
+		c.Flush()
+		s.touched[i] = nil
+	}
+	s.touched = s.touched[:0]
+	s.burst = [2]*upstream.Conn{}
+	s.unsent = 0
+	s.batch.Done()
+}
+
+// pick chooses the connection of a side for this burst: the same for all its
+// requests, so that they leave in one write, and another for the next burst.
+// It returns nil without an error if one may come soon.
+func (s *session) pick(sc *scope, side phase.Side) (*upstream.Conn, error) {
+	if s.burstOf != sc {
+		s.burst, s.burstOf = [2]*upstream.Conn{}, sc
+	}
+	if c := s.burst[side]; c != nil && c.Usable() {
+		return c, nil
+	}
+	p := sc.pools[side].Load()
+	if p == nil {
+		return nil, nil
+	}
+	c := p.Conn()
+	if c == nil {
+		return nil, p.Hopeless()
+	}
+	s.burst[side] = c
+	return c, nil
+}
+
+// touch marks c for the end of the burst.
+func (s *session) touch(c *upstream.Conn) {
+	s.unsent++
+	for _, t := range s.touched {
+		if t == c {
+			return
+		}
+	}
+	s.touched = append(s.touched, c)
+}
+
+// Flush writes what was appended for the client. It does not block.
+func (s *session) Flush() {
+	s.queued.Store(false)
+	s.out.Flush()
+}
+
+func (s *session) mark(b *upstream.Batch) {
+	if s.queued.CompareAndSwap(false, true) {
+		b.Add(s)
+	}
+}
+
+// respond appends a frame with the client's stream id.
+func (s *session) respond(b *upstream.Batch, stream int16, f frame.Frame) {
+	buf := s.out.Begin()
+	at := len(buf)
+	buf = append(buf, f...)
+	frame.Frame(buf[at:]).SetStream(stream)
+	s.out.End(buf)
+	s.appended(b, at)
+}
+
+// respondRows is respond for an answer that may have a paging state of side.
+func (s *session) respondRows(b *upstream.Batch, stream int16, f frame.Frame, side phase.Side) {
+	page := pageOffset(f)
+	if page < 0 {
+		s.respond(b, stream, f)
+		return
+	}
+	buf := s.out.Begin()
+	at := len(buf)
+	buf = appendTagged(buf, f, page, side)
+	frame.Frame(buf[at:]).SetStream(stream)
+	s.out.End(buf)
+	s.appended(b, at)
+}
+
+// respondError appends an error of the proxy's own.
+func (s *session) respondError(b *upstream.Batch, stream int16, e frame.ErrorBody) {
+	buf := s.out.Begin()
+	at := len(buf)
+	s.out.End(frame.AppendError(buf, s.answerVersion(), stream, e))
+	s.appended(b, at)
+}
+
+func (s *session) appended(b *upstream.Batch, before int) {
+	if before > maxClientOutput {
+		s.srv.log.Warn("client does not read its answers; closed", "client", s.nc.RemoteAddr(), "waiting_bytes", before)
+		s.out.Fail(errSlowClient)
+		_ = s.nc.Close()
+		return
+	}
+	s.mark(b)
+}
+
+var errSlowClient = fmt.Errorf("more than %d bytes wait for the client", maxClientOutput)
+
+// pageOffset returns where the [int] length of a paging state begins in a RESULT
+// Rows frame that has more pages, and -1 in any other.
+func pageOffset(f frame.Frame) int {
+	if f.Opcode() != frame.OpResult {
+		return -1
+	}
+	r, err := frame.SplitResponse(f)
+	if err != nil {
+		return -1
+	}
+	_, at, ok := frame.RowsPaging(r.Body)
+	if !ok {
+		return -1
+	}
+	return r.BodyOffset + at
+}
+
+// answerVersion is the version of the proxy's own frames.
+func (s *session) answerVersion() frame.Version {
+	if s.version == 0 {
+		return frame.V4
+	}
+	return s.version
+}
+
+// drain asks the session to end between two requests: it stops reading, answers
+// what it has read, and closes.
+func (s *session) drain() {
+	s.draining.Store(true)
+	_ = s.nc.SetReadDeadline(time.Now()) // wakes the reader
+}
+
+// drained waits until everything that was read is answered and written.
+func (s *session) drained() error {
+	s.endBurst()
+	for s.inFlight.Load() > 0 {
+		select {
+		case <-s.idle:
+		case <-s.ctx.Done():
+			return context.Cause(s.ctx)
+		}
+	}
+	s.out.Drain()
+	return errDrained
+}
+
+var errDrained = errors.New("drained")
+
+// done counts a request out.
+func (s *session) done() {
+	if s.inFlight.Add(-1) == 0 && s.draining.Load() {
+		select {
+		case s.idle <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// linger lets a refused client read its error: closing with unread input would
+// reset the connection, and the error with it.
+func (s *session) linger() {
+	s.out.Drain()
+	if tcp, ok := s.nc.Conn.(*net.TCPConn); ok {
+		_ = tcp.CloseWrite() // best effort
+	}
+	_ = s.nc.SetReadDeadline(time.Now().Add(lingerTimeout))
+	_, _ = io.Copy(io.Discard, s.nc)
+}

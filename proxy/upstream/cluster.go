@@ -1,0 +1,317 @@
+package upstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/zdmproject/terraform-provider-zdm/cql/frame"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
+)
+
+const (
+	// loginReuse is how long a checked login may be taken as still good:
+	// Cassandra's own default for its credentials cache.
+	loginReuse = 2 * time.Second
+	// handshakes is how many may run at once for a side. A check of a password
+	// costs a node much CPU (bcrypt), and small ones time out under many.
+	handshakes = 4
+	// idlePool is how long a pool that no client uses stays open.
+	idlePool = time.Minute
+	// sweepEvery is the grain of request time-outs.
+	sweepEvery = 50 * time.Millisecond
+)
+
+// ClusterOptions are what a Cluster needs besides its control connection.
+type ClusterOptions struct {
+	Control            ControlConfig
+	ConnectionsPerNode int
+	MaxStreams         int
+	RequestTimeout     time.Duration
+	Heartbeat          time.Duration
+	// Meter makes the owner's record for a node, once for each connection; it is
+	// what Conn.Meter returns. ConnectFailed hears of each failed attempt.
+	Meter         func(side phase.Side, node string) any
+	ConnectFailed func(side phase.Side, node string)
+	Log           *slog.Logger
+}
+
+// Cluster is one side: its control connection and its pools.
+type Cluster struct {
+	side    phase.Side
+	opts    ClusterOptions
+	control *Control
+	dials   chan struct{} // one token for each handshake that runs
+
+	// Set by Serve before started is closed.
+	ctx     context.Context
+	wg      sync.WaitGroup
+	started chan struct{}
+
+	mu     sync.Mutex
+	pools  map[Key]*Pool
+	logins map[Key]*login
+	kick   chan struct{} // closed and replaced when a node may be back
+}
+
+// login is a check that runs; others with the same key wait for its outcome.
+type login struct {
+	done chan struct{}
+	err  error
+}
+
+// NewCluster checks the options and starts nothing.
+func NewCluster(o ClusterOptions) (*Cluster, error) {
+	c := &Cluster{
+		side: o.Control.Side, opts: o, dials: make(chan struct{}, handshakes),
+		started: make(chan struct{}), pools: make(map[Key]*Pool), logins: make(map[Key]*login),
+		kick: make(chan struct{}),
+	}
+	inner := o.Control.OnTopology
+	o.Control.OnTopology = func(t *Topology) {
+		c.onTopology(t)
+		if inner != nil {
+			inner(t)
+		}
+	}
+	var err error
+	c.control, err = NewControl(o.Control)
+	return c, err
+}
+
+// Control is the side's control connection.
+func (c *Cluster) Control() *Control { return c.control }
+
+// Serve runs the control connection and the pools until ctx ends; it returns
+// when all their goroutines have.
+func (c *Cluster) Serve(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	c.ctx = ctx
+	close(c.started)
+	c.wg.Go(func() { c.sweep(ctx) })
+	err := c.control.Serve(ctx)
+	cancel()
+	c.wg.Wait()
+	return err
+}
+
+// Acquire returns the pool of key with a reference; the caller releases it. It
+// opens the pool's first connection if there is none, so that wrong credentials
+// or an unknown keyspace show here, as *NodeError. With fresh, a login that was
+// checked more than 2 s ago is checked again.
+func (c *Cluster) Acquire(ctx context.Context, key Key, fresh bool) (*Pool, error) {
+	select {
+	case <-c.started:
+	case <-ctx.Done():
+		return nil, &LostError{Side: c.side, Cause: fmt.Errorf("%w: %w", ErrNoConnection, context.Cause(ctx))}
+	}
+	for {
+		c.mu.Lock()
+		p := c.pools[key]
+		if p != nil && p.hold(fresh) {
+			c.mu.Unlock()
+			return p, nil
+		}
+		running := c.logins[key]
+		if running == nil {
+			running = &login{done: make(chan struct{})}
+			c.logins[key] = running
+			c.mu.Unlock()
+			running.err = c.login(ctx, key)
+			c.mu.Lock()
+			delete(c.logins, key)
+			c.mu.Unlock()
+			close(running.done)
+			if running.err != nil {
+				return nil, running.err
+			}
+			continue
+		}
+		c.mu.Unlock()
+		select {
+		case <-running.done:
+			// A refusal is everybody's; a caller that gave up is only its own.
+			if running.err != nil && !errors.Is(running.err, context.Canceled) {
+				return nil, running.err
+			}
+		case <-ctx.Done():
+			return nil, &LostError{Side: c.side, Cause: fmt.Errorf("%w: %w", ErrNoConnection, context.Cause(ctx))}
+		}
+	}
+}
+
+// hold takes a reference if the pool may be used without a new login.
+func (p *Pool) hold(fresh bool) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed || p.verified.IsZero() || fresh && time.Since(p.verified) > loginReuse {
+		return false
+	}
+	p.refs++
+	return true
+}
+
+// login opens one connection with key, on any node, and gives it to the pool,
+// which it makes if need be.
+func (c *Cluster) login(ctx context.Context, key Key) error {
+	ctx, cancel := context.WithTimeout(ctx, c.opts.Control.ConnectTimeout)
+	defer cancel()
+	nodes := c.nodes()
+	if len(nodes) == 0 {
+		return &LostError{Side: c.side, Cause: fmt.Errorf("%w: the control connection is down: %s", ErrNoConnection, c.control.Status().LastError)}
+	}
+	attempt := max(c.opts.Control.ConnectTimeout/time.Duration(len(nodes)), 2*time.Second)
+	var last error
+	for _, i := range rand.Perm(len(nodes)) {
+		actx, done := context.WithTimeout(ctx, attempt)
+		nc, err := c.connect(actx, nodes[i], key)
+		done()
+		var refused *NodeError
+		switch {
+		case err == nil:
+			c.mu.Lock()
+			p := c.pools[key]
+			if p == nil {
+				p = newPool(c, key)
+				c.pools[key] = p
+			}
+			p.mu.Lock()
+			p.verified = time.Now()
+			p.mu.Unlock()
+			p.update(nodes, nodes[i].Addr.String(), nc)
+			c.mu.Unlock()
+			return nil
+		case errors.As(err, &refused) && !transient(refused.Code):
+			return err
+		}
+		last = err
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return &LostError{Side: c.side, Cause: fmt.Errorf("%w: %w", ErrNoConnection, last)}
+}
+
+// transient tells the refusals that another node may not repeat.
+func transient(code frame.ErrorCode) bool {
+	return code == frame.ErrServer || code == frame.ErrOverloaded || code == frame.ErrIsBootstrapping || code == frame.ErrUnavailable
+}
+
+// connect dials a node and does the handshake.
+func (c *Cluster) connect(ctx context.Context, n Node, key Key) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.opts.Control.ConnectTimeout)
+	defer cancel()
+	select {
+	case c.dials <- struct{}{}:
+		defer func() { <-c.dials }()
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	nc, err := c.control.cfg.Dial(ctx, n.Addr.String())
+	if err != nil {
+		return nil, fmt.Errorf("dial %s node %s: %w", c.side, n.Addr, err)
+	}
+	h := Handshake{Version: key.Version, Username: key.Username, Password: key.Password, Keyspace: key.Keyspace}
+	if _, err := h.Run(ctx, nc); err != nil {
+		_ = nc.Close()
+		return nil, fmt.Errorf("%s node %s: %w", c.side, n.Addr, err)
+	}
+	return nc, nil
+}
+
+func (c *Cluster) nodes() []Node {
+	t := c.control.Topology()
+	if t == nil {
+		return nil
+	}
+	return t.Nodes
+}
+
+func (c *Cluster) onTopology(t *Topology) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, p := range c.pools {
+		p.update(t.Nodes, "", nil)
+	}
+	close(c.kick)
+	c.kick = make(chan struct{})
+}
+
+// kicked is closed when a node that was down may be up again.
+func (c *Cluster) kicked() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.kick
+}
+
+// sweep gives up requests that are overdue, keeps idle connections alive, and
+// closes pools that nobody uses.
+func (c *Cluster) sweep(ctx context.Context) {
+	tick := time.NewTicker(sweepEvery)
+	defer tick.Stop()
+	b := &Batch{}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		b.Now = Nanotime()
+		for _, p := range c.livePools() {
+			for _, conn := range *p.ready.Load() {
+				conn.expire(b)
+				conn.heartbeat(b.Now, c.opts.Heartbeat)
+			}
+		}
+		b.Done()
+	}
+}
+
+func (c *Cluster) livePools() []*Pool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	out := make([]*Pool, 0, len(c.pools))
+	for key, p := range c.pools {
+		p.mu.Lock()
+		stale := p.refs == 0 && time.Since(p.idle) > idlePool
+		p.mu.Unlock()
+		if stale {
+			delete(c.pools, key)
+			p.shut()
+			continue
+		}
+		out = append(out, p)
+	}
+	return out
+}
+
+// NodeStats is what is open to one node.
+type NodeStats struct {
+	Node                  string
+	Connections, InFlight int
+}
+
+// Stats looks at all pools.
+func (c *Cluster) Stats() []NodeStats {
+	var out []NodeStats
+	at := make(map[string]int)
+	for _, p := range c.livePools() {
+		for _, conn := range *p.ready.Load() {
+			i, ok := at[conn.node]
+			if !ok {
+				i = len(out)
+				at[conn.node] = i
+				out = append(out, NodeStats{Node: conn.node})
+			}
+			out[i].Connections++
+			out[i].InFlight += conn.InFlight()
+		}
+	}
+	return out
+}

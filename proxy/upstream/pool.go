@@ -1,0 +1,299 @@
+package upstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/zdmproject/terraform-provider-zdm/cql/frame"
+	"github.com/zdmproject/terraform-provider-zdm/internal/secret"
+)
+
+// Key tells pools apart: connections that differ in any of these cannot be
+// shared. The node is the rest of the key, inside the pool.
+type Key struct {
+	Username string
+	Password secret.String
+	Keyspace string
+	Version  frame.Version
+}
+
+// Back-off of a node that cannot be reached.
+const (
+	retryMin = 50 * time.Millisecond
+	retryMax = time.Second
+)
+
+// Pool is the connections of one Key to the nodes of one side: a few for each
+// node, opened again when they break. A client holds a reference from Acquire
+// until Release.
+type Pool struct {
+	cluster *Cluster
+	key     Key
+
+	ready atomic.Pointer[[]*Conn] // immutable; swapped under mu
+	next  atomic.Uint32
+
+	// Guarded by mu, which is never held across I/O. Lock order: Cluster.mu
+	// before Pool.mu.
+	mu       sync.Mutex
+	members  map[string]*member // by node address
+	changed  chan struct{}      // closed and replaced when ready or failing changes
+	failing  int                // connections whose last attempt failed
+	lastErr  error
+	verified time.Time // when a login last succeeded
+	refs     int
+	idle     time.Time // since when refs is 0
+	closed   bool
+}
+
+// member is the connections to one node.
+type member struct {
+	node   Node
+	cancel context.CancelFunc
+	size   int
+}
+
+func newPool(c *Cluster, key Key) *Pool {
+	p := &Pool{cluster: c, key: key, members: make(map[string]*member), changed: make(chan struct{})}
+	p.ready.Store(&[]*Conn{})
+	return p
+}
+
+// Conn picks a connection: of two neighbours on the ring the one with less in
+// flight, so that a node that stopped answering gets little. It returns nil
+// when none is ready. It does not block.
+func (p *Pool) Conn() *Conn {
+	ready := *p.ready.Load()
+	n := uint32(len(ready))
+	if n == 0 {
+		return nil
+	}
+	i := p.next.Add(1)
+	c := ready[i%n]
+	if n > 1 {
+		if d := ready[(i+1)%n]; d.InFlight() < c.InFlight() {
+			c = d
+		}
+	}
+	return c
+}
+
+// Wait returns a ready connection, as soon as there is one. When every node
+// was tried in vain it returns at once with why; the error is a *LostError and
+// nothing was sent.
+func (p *Pool) Wait(ctx context.Context) (*Conn, error) {
+	for {
+		if c := p.Conn(); c != nil {
+			return c, nil
+		}
+		p.mu.Lock()
+		changed, err := p.changed, error(nil)
+		if p.closed || p.hopeless() {
+			err = fmt.Errorf("%w: %w", ErrNoConnection, p.lastErrLocked())
+		}
+		p.mu.Unlock()
+		if err != nil {
+			return nil, &LostError{Side: p.cluster.side, Cause: err}
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, &LostError{Side: p.cluster.side, Cause: fmt.Errorf("%w: %w", ErrNoConnection, context.Cause(ctx))}
+		}
+	}
+}
+
+// Hopeless returns why there will be no connection soon: every node was tried
+// in vain. It returns nil while one may come, or is there.
+func (p *Pool) Hopeless() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(*p.ready.Load()) > 0 || !p.closed && !p.hopeless() {
+		return nil
+	}
+	return &LostError{Side: p.cluster.side, Cause: fmt.Errorf("%w: %w", ErrNoConnection, p.lastErrLocked())}
+}
+
+func (p *Pool) hopeless() bool {
+	total := 0
+	for _, m := range p.members {
+		total += m.size
+	}
+	return total > 0 && p.failing >= total
+}
+
+func (p *Pool) lastErrLocked() error {
+	if p.lastErr == nil {
+		return errors.New("no node is known")
+	}
+	return p.lastErr
+}
+
+// Release gives the reference back. A pool without any is closed later.
+func (p *Pool) Release() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.refs--
+	if p.refs == 0 {
+		p.idle = time.Now()
+	}
+}
+
+// update starts and stops members so that they are those of the topology. adopt
+// is a connection that was opened already, to adoptNode; nil for none.
+func (p *Pool) update(nodes []Node, adoptNode string, adopt net.Conn) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		if adopt != nil {
+			_ = adopt.Close()
+		}
+		return
+	}
+	want := make(map[string]bool, len(nodes))
+	for _, n := range nodes {
+		addr := n.Addr.String()
+		want[addr] = true
+		if p.members[addr] != nil {
+			continue
+		}
+		ctx, cancel := context.WithCancel(p.cluster.ctx)
+		m := &member{node: n, cancel: cancel, size: p.cluster.opts.ConnectionsPerNode}
+		p.members[addr] = m
+		for i := range m.size {
+			var first net.Conn
+			if i == 0 && addr == adoptNode {
+				first, adopt = adopt, nil
+			}
+			p.cluster.wg.Go(func() { p.keep(ctx, m, first) })
+		}
+	}
+	for addr, m := range p.members {
+		if !want[addr] {
+			m.cancel()
+			delete(p.members, addr)
+		}
+	}
+	if adopt != nil {
+		_ = adopt.Close() // the login was what it was for
+	}
+	p.broadcast()
+}
+
+// shut closes every connection. Requests in flight are told as lost.
+func (p *Pool) shut() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = true
+	for addr, m := range p.members {
+		m.cancel()
+		delete(p.members, addr)
+	}
+	p.broadcast()
+}
+
+func (p *Pool) broadcast() {
+	close(p.changed)
+	p.changed = make(chan struct{})
+}
+
+// keep holds one connection to a node open until ctx ends. It is the reader of
+// the connection while there is one.
+func (p *Pool) keep(ctx context.Context, m *member, nc net.Conn) {
+	wait, failing := retryMin, false
+	for ctx.Err() == nil {
+		var err error
+		if nc == nil {
+			nc, err = p.cluster.connect(ctx, m.node, p.key)
+		}
+		if err != nil {
+			p.note(ctx, m, &failing, err)
+			// Half fixed, half by chance: the connections of many pools to one
+			// node do not come back in one moment.
+			pause := wait/2 + rand.N(wait/2)
+			select {
+			case <-ctx.Done():
+			case <-p.cluster.kicked():
+			case <-time.After(pause):
+			}
+			wait = min(wait*2, retryMax)
+			continue
+		}
+		wait = retryMin
+		c := newConn(nc, ConnOptions{
+			Side: p.cluster.side, Node: m.node.Addr.String(), Keyspace: p.key.Keyspace, Version: p.key.Version,
+			Timeout: p.cluster.opts.RequestTimeout, Streams: p.cluster.opts.MaxStreams, Meter: p.cluster.opts.Meter(p.cluster.side, m.node.Addr.String()),
+		})
+		nc = nil
+		p.note(ctx, m, &failing, nil)
+		p.add(c)
+		err = c.serve(ctx)
+		p.remove(c)
+		if ctx.Err() == nil {
+			p.cluster.opts.Log.Warn("node connection lost", "side", p.cluster.side, "node", c.node, "cause", err)
+		}
+	}
+	p.note(context.Background(), m, &failing, nil)
+	if nc != nil {
+		_ = nc.Close()
+	}
+}
+
+// note records the outcome of an attempt.
+func (p *Pool) note(ctx context.Context, m *member, failing *bool, err error) {
+	if err != nil && ctx.Err() != nil {
+		return // the end of the pool is no failure of the node
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case err != nil && !*failing:
+		p.failing++
+	case err == nil && *failing:
+		p.failing--
+	}
+	*failing = err != nil
+	if err != nil {
+		p.lastErr = err
+		p.cluster.opts.ConnectFailed(p.cluster.side, m.node.Addr.String())
+		var refused *NodeError
+		if errors.As(err, &refused) && refused.Code == frame.ErrBadCredentials {
+			p.verified = time.Time{}
+		}
+	}
+	p.broadcast()
+}
+
+func (p *Pool) add(c *Conn) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	old := *p.ready.Load()
+	list := append(make([]*Conn, 0, len(old)+1), old...)
+	// At a random place, so that neighbours are of different nodes.
+	i := rand.N(len(list) + 1)
+	list = append(list, nil)
+	copy(list[i+1:], list[i:])
+	list[i] = c
+	p.ready.Store(&list)
+	p.broadcast()
+}
+
+func (p *Pool) remove(c *Conn) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	old := *p.ready.Load()
+	list := make([]*Conn, 0, len(old))
+	for _, o := range old {
+		if o != c {
+			list = append(list, o)
+		}
+	}
+	p.ready.Store(&list)
+	p.broadcast()
+}
