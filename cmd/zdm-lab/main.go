@@ -35,9 +35,6 @@ var commands = []command{
 	{"load", "run an application against the lab, and journal what it was told", runLoad},
 	{"verify", "look on both clusters for every acknowledged write", runVerify},
 	{"demo", "migrate a live application from Origin to Target", runDemo},
-	{"load", "run an application, and journal what it was told", runLoad},
-	{"verify", "compare the clusters with what the application was told", runVerify},
-	{"demo", "move a live application from one cluster to the other with Terraform", runDemo},
 }
 
 // errUsage ends the program with code 2; the message is on standard error.
