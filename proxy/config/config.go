@@ -28,8 +28,6 @@ type Config struct {
 	// SystemQueriesMode is the side that answers system queries and whose schema
 	// events clients get, in the phases that use both sides.
 	SystemQueriesMode phase.Side
-	// AsyncHandshakeTimeout bounds making ready what copies of reads need.
-	AsyncHandshakeTimeout time.Duration
 
 	LogLevel  slog.Level
 	LogFormat LogFormat
