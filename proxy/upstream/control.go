@@ -246,8 +246,17 @@ func (c *Control) closed(err error) {
 func (c *Control) watch(ctx context.Context, l *link) error {
 	heartbeat := time.NewTicker(c.cfg.HeartbeatInterval)
 	defer heartbeat.Stop()
-	// refresh is armed by the first event of a series.
+	// refresh is armed by the first event of a series. While the nodes disagree
+	// on the schema it is armed again, ever later: drivers wait for agreement
+	// in the tables that the proxy shows, and no event tells of it.
 	var refresh <-chan time.Time
+	settle := refreshDelay
+	again := func() {
+		if settle *= 2; !c.topology.Load().SchemaAgreed() && settle < c.cfg.HeartbeatInterval {
+			refresh = time.After(settle)
+		}
+	}
+	again()
 	for beats := 1; ; {
 		select {
 		case <-ctx.Done():
@@ -255,7 +264,8 @@ func (c *Control) watch(ctx context.Context, l *link) error {
 		case <-l.done:
 			return fmt.Errorf("node %s: connection lost: %w", l.node, l.err)
 		case <-c.changed:
-			if refresh == nil {
+			if refresh == nil || settle > refreshDelay {
+				settle = refreshDelay
 				refresh = time.After(refreshDelay)
 			}
 		case <-refresh:
@@ -263,11 +273,13 @@ func (c *Control) watch(ctx context.Context, l *link) error {
 			if err := c.refresh(ctx, l); err != nil {
 				return fmt.Errorf("node %s: %w", l.node, err)
 			}
+			again()
 		case <-heartbeat.C:
 			if _, err := l.ask(ctx, &message.Options{}); err != nil {
 				return fmt.Errorf("node %s: heartbeat: %w", l.node, err)
 			}
 			if beats++; beats%refreshBeats == 0 && refresh == nil {
+				settle = refreshDelay
 				refresh = time.After(refreshDelay)
 			}
 		}

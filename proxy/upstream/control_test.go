@@ -256,6 +256,34 @@ func TestControlReadsTheTablesNowAndThenWithoutAnEvent(t *testing.T) {
 	})
 }
 
+func TestControlReadsTheTablesAgainUntilTheSchemaVersionsAgree(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := serveControl(t, 2, nil)
+		old, split := clusterOf(newFakeNet(t), 2)[0], clusterOf(newFakeNet(t), 2)[0]
+		split.local.Data[0][6] = bytes.Repeat([]byte{7}, 16)
+		c.nodes[0].set(func(n *fakeNode) { n.local = split.local })
+		c.nodes[0].event(&message.SchemaChangeEvent{ChangeType: primitive.SchemaChangeTypeCreated,
+			Target: primitive.SchemaChangeTargetKeyspace, Keyspace: "ks"})
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if c.Topology().SchemaAgreed() {
+			t.Fatal("the nodes disagree, the topology does not show it")
+		}
+		c.nodes[0].set(func(n *fakeNode) { n.local = old.local })
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		if !c.Topology().SchemaAgreed() {
+			t.Error("the nodes agree, the topology does not show it 2 s later")
+		}
+		before := c.nodes[0].count("SELECT * FROM system.local")
+		time.Sleep(time.Minute)
+		if got := c.nodes[0].count("SELECT * FROM system.local"); got != before {
+			t.Errorf("system.local was read %d times more after the agreement", got-before)
+		}
+	})
+}
+
 func TestControlCountsTheNodesThatEventsCallDown(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

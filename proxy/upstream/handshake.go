@@ -109,6 +109,9 @@ func (h Handshake) run(c *coldConn, result *HandshakeResult) error {
 	}
 	if auth, ok := reply.(*message.Authenticate); ok {
 		result.Authenticator = auth.Authenticator
+		if h.Username == "" {
+			return fmt.Errorf("handshake: %s: %w", auth.Authenticator, ErrLoginNeeded)
+		}
 		if err := h.login(c, auth.Authenticator); err != nil {
 			return fmt.Errorf("handshake: login as %q: %w", h.Username, err)
 		}
@@ -133,9 +136,6 @@ func (h Handshake) run(c *coldConn, result *HandshakeResult) error {
 
 // login speaks SASL PLAIN, whatever the authenticator is called.
 func (h Handshake) login(c *coldConn, authenticator string) error {
-	if h.Username == "" {
-		return fmt.Errorf("%s: %w", authenticator, ErrLoginNeeded)
-	}
 	credentials := []byte("\x00" + h.Username + "\x00" + h.Password.Reveal())
 	token := credentials
 	if authenticator == dseAuthenticator {

@@ -66,6 +66,17 @@ func (t *Topology) SameNodes(o *Topology) bool {
 	return slices.Equal(t.Nodes, o.Nodes)
 }
 
+// SchemaAgreed reports whether every node of the cluster that can be read has
+// the same schema version. A node that is down may hold on to an old one.
+func (t *Topology) SchemaAgreed() bool {
+	for i := range t.Peers.Data {
+		if v := rowOf(t.Peers, i).uuid("schema_version"); v != "" && v != t.SchemaVersion {
+			return false
+		}
+	}
+	return true
+}
+
 func sameRows(a, b *message.RowsResult) bool {
 	return slices.EqualFunc(a.Metadata.Columns, b.Metadata.Columns, func(x, y *message.ColumnMetadata) bool {
 		return x.Name == y.Name && x.Type.AsCql() == y.Type.AsCql()
