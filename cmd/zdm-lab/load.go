@@ -27,7 +27,7 @@ func journalPath(l *lab.Lab, path string) string {
 
 func runLoad(ctx context.Context, args []string) error {
 	flags, dir := newFlags("load", "")
-	through := flags.String("through", "proxies", "where the application connects: proxies, origin or target")
+	through := flags.String("through", "proxies", "where the application connects: proxies, origin, target, or addresses of other proxies, separated by commas")
 	rate := flags.Float64("rate", 200, "requests a second; 0 is as many as possible")
 	workers := flags.Int("workers", 16, "requests in flight at most; each worker owns its rows")
 	duration := flags.Duration("duration", 0, "end after this time (default: until interrupted)")

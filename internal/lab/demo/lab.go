@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
+	"strings"
 	"time"
 
 	gocql "github.com/apache/cassandra-gocql-driver/v2"
@@ -16,9 +18,10 @@ import (
 	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
 )
 
-// Endpoint is where an application of the lab connects: "proxies", or directly
-// "origin" or "target". Through the proxies it logs in as at Target, which is
-// what client_credentials = "target" asks for.
+// Endpoint is where an application of the lab connects: "proxies", directly
+// "origin" or "target", or the addresses of other proxies, separated by commas.
+// Through proxies it logs in as at Target, which is what client_credentials =
+// "target" asks for.
 func Endpoint(l *lab.Lab, name string) (load.Endpoint, error) {
 	e := load.Endpoint{Port: l.Target.Port, Username: l.Target.Username, Password: secret.New(l.Target.Password), Keyspace: load.DefaultKeyspace}
 	switch name {
@@ -34,7 +37,12 @@ func Endpoint(l *lab.Lab, name string) (load.Endpoint, error) {
 			e.Hosts = append(e.Hosts, a.ListenAddress)
 		}
 	default:
-		return e, fmt.Errorf("%q is not one of proxies, origin, target", name)
+		for address := range strings.SplitSeq(name, ",") {
+			if _, err := netip.ParseAddr(address); err != nil {
+				return e, fmt.Errorf("%q is not one of proxies, origin, target, nor a list of addresses", name)
+			}
+			e.Hosts = append(e.Hosts, address)
+		}
 	}
 	return e, nil
 }
