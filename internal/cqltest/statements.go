@@ -2,13 +2,14 @@ package cqltest
 
 import (
 	"encoding/binary"
+	"net/netip"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/datastax/go-cassandra-native-protocol/datatype"
 	"github.com/datastax/go-cassandra-native-protocol/message"
-	"github.com/datastax/go-cassandra-native-protocol/primitive"
 )
 
 var (
@@ -57,7 +58,7 @@ func (c *conn) run(r Request, text string, s Statement, options *message.QueryOp
 		table = "system." + table
 	}
 	if strings.HasPrefix(table, "system") {
-		return c.node.systemRows(table, m[1], r.Version)
+		return c.node.systemRows(table, m[1])
 	}
 	row := make(message.Row, len(s.Columns))
 	for i, column := range s.Columns {
@@ -79,34 +80,49 @@ type cell struct {
 	value []byte
 }
 
-func (n *Node) systemRows(table, selected string, v primitive.ProtocolVersion) Reply {
+func (n *Node) systemRows(table, selected string) Reply {
+	var peers [][]cell
+	for _, peer := range n.others() {
+		peers = append(peers, peer.opts.peerRow(peer.Addr().Addr()))
+	}
+	return Message(n.opts.system(n.Addr().Addr(), peers, table, selected))
+}
+
+// SystemAnswer is what a node of these options at this address, alone in its
+// cluster, answers to a SELECT on a system table; ok is false for any other
+// statement. It is for programs that are not a Node, such as benchmark stubs;
+// unlike Start it fills in no defaults.
+func SystemAnswer(o Options, at netip.Addr, text string) (answer message.Message, ok bool) {
+	m := selectFrom.FindStringSubmatch(text)
+	if m == nil || !hasKeyword(m[2], "system") {
+		return nil, false
+	}
+	return o.system(at, nil, strings.ToLower(m[2]), m[1]), true
+}
+
+func (o *Options) system(at netip.Addr, peers [][]cell, table, selected string) message.Message {
 	keyspace, name, _ := strings.Cut(table, ".")
 	var rows [][]cell
 	var shape []cell // of an empty table
+	text := func(name, value string) cell { return cell{name, datatype.Varchar, []byte(value)} }
 	switch table {
 	case "system.local":
-		rows = [][]cell{n.localRow()}
+		rows = [][]cell{o.localRow(at)}
 	case "system.peers":
-		shape = n.peerRow()
-		for _, peer := range n.others() {
-			rows = append(rows, peer.peerRow())
-		}
+		shape, rows = o.peerRow(at), peers
 	case "system_schema.tables":
-		shape = []cell{{"keyspace_name", datatype.Varchar, nil}, {"table_name", datatype.Varchar, nil}, {"flags", datatype.NewSet(datatype.Varchar), nil}}
-		for _, t := range n.opts.Tables {
+		shape = []cell{text("keyspace_name", ""), text("table_name", ""), {"flags", datatype.NewSet(datatype.Varchar), nil}}
+		for _, t := range o.Tables {
 			ks, tn, _ := strings.Cut(t, ".")
-			rows = append(rows, []cell{
-				{"keyspace_name", datatype.Varchar, []byte(ks)}, {"table_name", datatype.Varchar, []byte(tn)},
-				{"flags", datatype.NewSet(datatype.Varchar), textSet([]string{"compound"})},
-			})
+			rows = append(rows, []cell{text("keyspace_name", ks), text("table_name", tn),
+				{"flags", datatype.NewSet(datatype.Varchar), textSet([]string{"compound"})}})
 		}
 	case "system_schema.keyspaces":
-		shape = []cell{{"keyspace_name", datatype.Varchar, nil}, {"durable_writes", datatype.Boolean, nil}}
+		shape = []cell{text("keyspace_name", ""), {"durable_writes", datatype.Boolean, nil}}
 	case "system_schema.columns":
-		shape = []cell{{"keyspace_name", datatype.Varchar, nil}, {"table_name", datatype.Varchar, nil},
-			{"column_name", datatype.Varchar, nil}, {"kind", datatype.Varchar, nil}, {"type", datatype.Varchar, nil}}
+		shape = []cell{text("keyspace_name", ""), text("table_name", ""), text("column_name", ""), text("kind", ""), text("type", "")}
 	default:
-		return Error(primitive.ErrorCodeInvalid, "unconfigured table "+name)
+		return &message.Invalid{ErrorMessage: "unconfigured table " + name}
 	}
 	if len(rows) > 0 {
 		shape = rows[0]
@@ -119,35 +135,29 @@ func (n *Node) systemRows(table, selected string, v primitive.ProtocolVersion) R
 	} else {
 		for _, want := range strings.Split(selected, ",") {
 			want = strings.ToLower(strings.TrimSpace(want))
-			at := -1
-			for i, c := range shape {
-				if c.name == want {
-					at = i
-				}
-			}
+			at := slices.IndexFunc(shape, func(c cell) bool { return c.name == want })
 			if at < 0 {
-				return Error(primitive.ErrorCodeInvalid, "Undefined column name "+want)
+				return &message.Invalid{ErrorMessage: "Undefined column name " + want}
 			}
 			picked = append(picked, at)
 		}
 	}
-	var columns []*message.ColumnMetadata
+	result := &message.RowsResult{Metadata: &message.RowsMetadata{ColumnCount: int32(len(picked))}, Data: message.RowSet{}}
 	for _, i := range picked {
-		columns = append(columns, Column(keyspace, name, shape[i].name, shape[i].t))
+		result.Metadata.Columns = append(result.Metadata.Columns, Column(keyspace, name, shape[i].name, shape[i].t))
 	}
-	data := message.RowSet{}
 	for _, row := range rows {
 		var out message.Row
 		for _, i := range picked {
 			out = append(out, row[i].value)
 		}
-		data = append(data, out)
+		result.Data = append(result.Data, out)
 	}
-	return TypedRows(columns, data...)
+	return result
 }
 
-func (n *Node) localRow() []cell {
-	o, ip := &n.opts, n.Addr().Addr().AsSlice()
+func (o *Options) localRow(at netip.Addr) []cell {
+	ip := at.AsSlice()
 	text := func(name, value string) cell { return cell{name, datatype.Varchar, []byte(value)} }
 	return []cell{
 		text("key", "local"),
@@ -169,8 +179,8 @@ func (n *Node) localRow() []cell {
 }
 
 // peerRow is the row of this node in another one's system.peers.
-func (n *Node) peerRow() []cell {
-	o, ip := &n.opts, n.Addr().Addr().AsSlice()
+func (o *Options) peerRow(at netip.Addr) []cell {
+	ip := at.AsSlice()
 	return []cell{
 		{"peer", datatype.Inet, ip},
 		{"data_center", datatype.Varchar, []byte(o.Datacenter)},
