@@ -55,12 +55,19 @@ type marker struct {
 	list, equal bool
 }
 
+// maxText bounds the text of a statement, in bytes: an IN with two thousand
+// addresses. Nobody needs more of these tables, and parsing is not made for it.
+const maxText = 64 << 10
+
 // Parse reads a SELECT on system.local, system.peers or system.peers_v2 from
 // the text between SELECT and FROM and the text after the table's name. The
 // last table is always refused: a client that is told so asks for system.peers.
 func Parse(table, selectClause, rest string) (*Select, *frame.ErrorBody) {
 	if table != "local" && table != "peers" {
 		return nil, invalid("unconfigured table %s", table)
+	}
+	if n := len(selectClause) + len(rest); n > maxText {
+		return nil, invalid("a statement of %d bytes on system.%s, which the proxy answers itself, exceeds %d", n, table, maxText)
 	}
 	s := &Select{table: table}
 	p := &parser{tokens: tokenize(selectClause)}

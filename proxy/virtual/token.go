@@ -51,8 +51,9 @@ var lexemes = []struct {
 	{tokPunctuation, regexp.MustCompile(`^(<=|>=|!=|.)`)},
 }
 
-// tokenize splits CQL text. What it does not know is punctuation, which the
-// parser refuses.
+// tokenize splits CQL text. It ends with the first character that cannot stand
+// there, the quote of an open string for one: the parser refuses that token, and
+// no text takes more than linear time.
 func tokenize(text string) []token {
 	var tokens []token
 	for text != "" {
@@ -62,8 +63,12 @@ func tokenize(text string) []token {
 				continue
 			}
 			text = text[len(m[0]):]
-			if l.kind != tokEnd {
-				tokens = append(tokens, token{l.kind, unquote(l.kind, m[0], m[1])})
+			if l.kind == tokEnd {
+				break
+			}
+			tokens = append(tokens, token{l.kind, unquote(l.kind, m[0], m[1])})
+			if l.kind == tokPunctuation && !strings.Contains("( ) [ ] { } , ; . + - * % < > = <= >= !=", m[0]) {
+				return tokens
 			}
 			break
 		}
