@@ -3,6 +3,7 @@ package proxy
 import (
 	"bytes"
 	"fmt"
+	"time"
 
 	"github.com/zdmproject/terraform-provider-zdm/cql/frame"
 	"github.com/zdmproject/terraform-provider-zdm/cql/scan"
@@ -85,7 +86,7 @@ func (ex *exchange) shadowCopy(f frame.Frame) *exchange {
 
 // prepare handles PREPARE.
 func (s *session) prepare(f frame.Frame) {
-	body, at, err := frame.SplitRequest(f)
+	body, _, err := frame.SplitRequest(f)
 	if err != nil {
 		s.malformed(f, err)
 		return
@@ -207,7 +208,7 @@ func (s *session) unprepared(f frame.Frame, id []byte) {
 
 // execBatch handles BATCH.
 func (s *session) execBatch(f frame.Frame) {
-	body, at, err := frame.SplitRequest(f)
+	body, _, err := frame.SplitRequest(f)
 	if err != nil {
 		s.malformed(f, err)
 		return
@@ -244,10 +245,9 @@ func (s *session) execBatch(f frame.Frame) {
 	ex.begin(f)
 }
 
-func (ex *exchange) addChild(idempotent, cas, counter bool) {
+func (ex *exchange) addChild(idempotent, cas bool) {
 	ex.st.idempotent = ex.st.idempotent && idempotent
 	ex.cas = ex.cas || cas
-	ex.counter = ex.counter
 }
 
 // batchFor returns the BATCH as it goes to a side: as it is where the side's
@@ -324,7 +324,7 @@ func (l *leg) observe(c *upstream.Conn, now int64) {
 	if n == nil || !ex.counted && !ex.shadow {
 		return
 	}
-	n.Answered(ex.st.mutates, ex.shadow, durationOf(now-ex.start))
+	n.Answered(ex.st.mutates, ex.shadow, time.Duration(now-ex.start))
 	if l.out.result == refused {
 		n.Failed(ex.shadow, metrics.ErrorWord(l.out.code))
 	}

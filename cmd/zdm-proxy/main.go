@@ -85,9 +85,9 @@ func exitCode(err error) int {
 // load reads the file, or the environment if there is none.
 func load(file string, environ []string) (*config.Config, error) {
 	if file == "" {
-		values, err := config.FromEnvironment(environ)
-		if err != nil {
-			return nil, err
+		values, unknown := config.FromEnvironment(environ)
+		for _, w := range unknown {
+			fmt.Fprintln(os.Stderr, "zdm-proxy:", w)
 		}
 		return config.Parse(values)
 	}

@@ -1,0 +1,190 @@
+package proxy_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/datastax/go-cassandra-native-protocol/message"
+	"github.com/datastax/go-cassandra-native-protocol/primitive"
+
+	"github.com/zdmproject/terraform-provider-zdm/internal/cqltest"
+	"github.com/zdmproject/terraform-provider-zdm/proxy"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/config"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
+)
+
+// world is a proxy in front of two scripted clusters of one node each.
+type world struct {
+	origin, target *cqltest.Node
+	srv            *proxy.Server
+	addr           string
+	epoch          uint64
+}
+
+// nextNet gives each test its own addresses, so that all run beside each other.
+var nextNet atomic.Int32
+
+// start brings a proxy up in a phase. Settings are those of the environment, in
+// lower case without ZDM_.
+func start(t *testing.T, first phase.Phase, origin, target cqltest.Options, settings map[string]string) *world {
+	t.Helper()
+	n := nextNet.Add(2)
+	origin.Addr, target.Addr = fmt.Sprintf("127.71.%d.1:0", n), fmt.Sprintf("127.71.%d.1:0", n+1)
+	w := &world{origin: cqltest.Start(t, origin), target: cqltest.Start(t, target)}
+	values := map[string]string{
+		"origin_contact_points": w.origin.Host(), "origin_port": fmt.Sprint(w.origin.Port()),
+		"target_contact_points": w.target.Host(), "target_port": fmt.Sprint(w.target.Port()),
+		"origin_username": origin.Username, "origin_password": origin.Password,
+		"target_username": target.Username, "target_password": target.Password,
+		"phase": first.String(), "upstream_connections_per_node": "1",
+		"heartbeat_retry_interval_min_ms": "20", "heartbeat_retry_interval_max_ms": "100",
+		"proxy_topology_addresses": "127.0.0.1",
+	}
+	for k, v := range settings {
+		values[k] = v
+	}
+	for k, v := range values {
+		if v == "" {
+			delete(values, k)
+		}
+	}
+	for _, side := range []string{"origin", "target"} {
+		if values[side+"_username"] == "" {
+			values[side+"_username"], values[side+"_password"] = "nobody", "nothing"
+		}
+	}
+	cfg, err := config.Parse(values)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.srv, err = proxy.New(cfg, slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelWarn})))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- w.srv.Serve(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("Serve: %v", err)
+		}
+	})
+	w.setPhase(t, first)
+	eventually(t, "the proxy is ready", func() bool { return len(w.srv.NotReady()) == 0 })
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.addr = l.Addr().String()
+	if err := w.srv.Accept(l); err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+func (w *world) setPhase(t *testing.T, p phase.Phase) {
+	t.Helper()
+	w.epoch++
+	if err := w.srv.SetPhase(p, w.epoch); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (w *world) side(s phase.Side) *cqltest.Node {
+	if s == phase.Target {
+		return w.target
+	}
+	return w.origin
+}
+
+// seen are the texts of the requests that a side got from clients.
+func (w *world) seen(s phase.Side) []string {
+	var out []string
+	for _, r := range w.side(s).Requests() {
+		if !r.System() && r.Text != "" {
+			out = append(out, opName(r.Opcode)+" "+r.Text)
+		}
+	}
+	return out
+}
+
+func opName(op primitive.OpCode) string {
+	switch op {
+	case primitive.OpCodeQuery:
+		return "query"
+	case primitive.OpCodePrepare:
+		return "prepare"
+	case primitive.OpCodeExecute:
+		return "execute"
+	case primitive.OpCodeBatch:
+		return "batch"
+	}
+	return op.String()
+}
+
+// prepare prepares a statement and returns the id that the client is to use.
+func prepare(t *testing.T, c *cqltest.Client, text string) []byte {
+	t.Helper()
+	m := c.Ask(t, &message.Prepare{Query: text})
+	p, ok := m.(*message.PreparedResult)
+	if !ok {
+		t.Fatalf("PREPARE %s: got %v, want a prepared result", text, m)
+	}
+	return p.PreparedQueryId
+}
+
+// execute executes an id at QUORUM.
+func execute(t *testing.T, c *cqltest.Client, id []byte) message.Message {
+	t.Helper()
+	return c.Ask(t, &message.Execute{QueryId: id, Options: &message.QueryOptions{Consistency: primitive.ConsistencyLevelQuorum}})
+}
+
+func mustVoid(t *testing.T, m message.Message) {
+	t.Helper()
+	if _, ok := m.(*message.VoidResult); !ok {
+		t.Fatalf("got %v, want a void result", m)
+	}
+}
+
+func eventually(t *testing.T, what string, done func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(15 * time.Second); !done(); {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within 15 s: %s", what)
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+}
+
+// answerRows makes a node answer every SELECT with one row that names it.
+func answerRows(n *cqltest.Node, name string) {
+	n.Handle(func(r cqltest.Request) cqltest.Reply {
+		if r.IsSelect() && !r.System() && r.Opcode != primitive.OpCodePrepare {
+			return cqltest.Rows([]string{"who"}, []string{name})
+		}
+		return cqltest.Ordinary()
+	})
+}
+
+func who(t *testing.T, m message.Message) string {
+	t.Helper()
+	rows, ok := m.(*message.RowsResult)
+	if !ok || len(rows.Data) == 0 {
+		t.Fatalf("got %v, want a row", m)
+	}
+	return string(rows.Data[0][0])
+}
+
+type testWriter struct{ t *testing.T }
+
+func (w testWriter) Write(p []byte) (int, error) {
+	w.t.Log(strings.TrimSpace(string(p)))
+	return len(p), nil
+}

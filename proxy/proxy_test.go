@@ -1,0 +1,401 @@
+package proxy_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/datastax/go-cassandra-native-protocol/message"
+	"github.com/datastax/go-cassandra-native-protocol/primitive"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/zdmproject/terraform-provider-zdm/internal/cqltest"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
+)
+
+const (
+	insert = "INSERT INTO ks.t (k, v) VALUES (1, 2)"
+	sel    = "SELECT v FROM ks.t WHERE k = 1"
+	count  = "UPDATE ks.c SET n = n + 1 WHERE k = 1"
+)
+
+func TestEachPhaseSendsReadsAndWritesWhereTheTableSays(t *testing.T) {
+	t.Parallel()
+	w := start(t, phase.OriginOnly, cqltest.Options{}, cqltest.Options{}, nil)
+	answerRows(w.origin, "origin")
+	answerRows(w.target, "target")
+	c := cqltest.Dial(t, w.addr, cqltest.Login{})
+	for _, p := range phase.All {
+		w.setPhase(t, p)
+		w.origin.ClearRequests()
+		w.target.ClearRequests()
+		mustVoid(t, c.Query(t, insert))
+		if got, want := who(t, c.Query(t, sel)), p.Rule().Primary.String(); got != want {
+			t.Errorf("%s: %s answered the read, want %s", p, got, want)
+		}
+		rule := p.Rule()
+		shadow := rule.HasShadow && !rule.ShadowOptional
+		if shadow {
+			w.side(rule.Shadow).WaitFor(t, 1, cqltest.WithText("SELECT v"))
+		}
+		for _, s := range phase.Sides {
+			var want []string
+			if rule.Writes.Has(s) {
+				want = append(want, "query "+insert)
+			}
+			if rule.Primary == s || shadow && rule.Shadow == s {
+				want = append(want, "query "+sel)
+			}
+			if diff := cmp.Diff(w.seen(s), want); diff != "" {
+				t.Errorf("%s: %s got (-got +want):\n%s", p, s, diff)
+			}
+		}
+	}
+}
+
+func TestAWriteSucceedsOnlyIfBothSidesSaySo(t *testing.T) {
+	t.Parallel()
+	w := start(t, phase.DualWrite, cqltest.Options{}, cqltest.Options{}, nil)
+	c := cqltest.Dial(t, w.addr, cqltest.Login{})
+	for _, s := range phase.Sides {
+		w.side(s).Handle(func(r cqltest.Request) cqltest.Reply {
+			if r.Text == insert {
+				return cqltest.Error(primitive.ErrorCodeInvalid, "refused by "+s.String())
+			}
+			return cqltest.Ordinary()
+		})
+		e, ok := c.Query(t, insert).(*message.Invalid)
+		if !ok || e.ErrorMessage != "refused by "+s.String() {
+			t.Errorf("%s refuses: the client got %v, want its error", s, e)
+		}
+		w.side(s).Handle(nil)
+	}
+	mustVoid(t, c.Query(t, insert))
+}
+
+func TestAPreparedStatementKeepsWorkingThroughEveryPhaseAndEachSideGetsItsOwnID(t *testing.T) {
+	t.Parallel()
+	w := start(t, phase.OriginOnly, cqltest.Options{Salt: "a"}, cqltest.Options{Salt: "b"}, nil)
+	c := cqltest.Dial(t, w.addr, cqltest.Login{})
+	const text = "INSERT INTO ks.t (k) VALUES (1)"
+	id := prepare(t, c, text)
+	for _, p := range phase.All {
+		w.setPhase(t, p)
+		w.origin.ClearRequests()
+		w.target.ClearRequests()
+		mustVoid(t, execute(t, c, id))
+		for _, s := range phase.Sides {
+			n := len(w.side(s).Requests(cqltest.WithOpcode(primitive.OpCodeExecute), cqltest.WithText(text)))
+			want := 0
+			if p.Rule().Writes.Has(s) {
+				want = 1
+			}
+			if n != want {
+				t.Errorf("%s: %s executed it %d times, want %d", p, s, n, want)
+			}
+		}
+	}
+}
+
+func TestUnpreparedIsMendedOnTheSideThatSaidItAndTheOtherDoesNotApplyTwice(t *testing.T) {
+	t.Parallel()
+	for _, forgetful := range phase.Sides {
+		w := start(t, phase.DualWrite, cqltest.Options{Salt: "a"}, cqltest.Options{Salt: "b"}, nil)
+		c := cqltest.Dial(t, w.addr, cqltest.Login{})
+		id := prepare(t, c, count)
+		w.side(forgetful).Forget(w.side(forgetful).PreparedID("", count))
+		mustVoid(t, execute(t, c, id))
+		other := w.side(forgetful.Other())
+		if n := len(other.Requests(cqltest.WithOpcode(primitive.OpCodeExecute))); n != 1 {
+			t.Errorf("%s forgot: the other side executed it %d times, want once", forgetful, n)
+		}
+		if n := len(w.side(forgetful).Requests(cqltest.WithOpcode(primitive.OpCodePrepare))); n != 2 {
+			t.Errorf("%s forgot: it was asked to prepare %d times, want 2", forgetful, n)
+		}
+	}
+}
+
+func TestABatchOfPreparedStatementsIsMendedToo(t *testing.T) {
+	t.Parallel()
+	w := start(t, phase.DualWrite, cqltest.Options{Salt: "a"}, cqltest.Options{Salt: "longer"}, nil)
+	c := cqltest.Dial(t, w.addr, cqltest.Login{})
+	one, two := "INSERT INTO ks.t (k) VALUES (1)", "INSERT INTO ks.t (k) VALUES (2)"
+	first, second := prepare(t, c, one), prepare(t, c, two)
+	w.target.Forget(w.target.PreparedID("", two))
+	mustVoid(t, c.Ask(t, &message.Batch{
+		Type: primitive.BatchTypeLogged, Consistency: primitive.ConsistencyLevelQuorum,
+		Children: []*message.BatchChild{{Id: first}, {Query: insert}, {Id: second}},
+	}))
+	want := strings.Join([]string{one, insert, two}, "; ")
+	for _, s := range phase.Sides {
+		got := w.side(s).Requests(cqltest.WithOpcode(primitive.OpCodeBatch))
+		if len(got) == 0 || got[len(got)-1].Text != want {
+			t.Errorf("%s got %v, want the batch %q", s, got, want)
+		}
+	}
+}
+
+func TestAnUnknownPreparedIDIsToldToTheClientAsItKnowsIt(t *testing.T) {
+	t.Parallel()
+	w := start(t, phase.DualWrite, cqltest.Options{}, cqltest.Options{}, nil)
+	c := cqltest.Dial(t, w.addr, cqltest.Login{})
+	id := []byte("0123456789abcdef")
+	e, ok := execute(t, c, id).(*message.Unprepared)
+	if !ok || !bytes.Equal(e.Id, id) {
+		t.Fatalf("got %v, want UNPREPARED with the id %x", e, id)
+	}
+	if n := len(w.seen(phase.Origin)) + len(w.seen(phase.Target)); n != 0 {
+		t.Errorf("%d requests reached a node, want none", n)
+	}
+}
+
+func TestAPageComesFromTheSideThatGaveTheFirstOne(t *testing.T) {
+	t.Parallel()
+	w := start(t, phase.DualWrite, cqltest.Options{}, cqltest.Options{}, nil)
+	page := func(n *cqltest.Node, name string) {
+		n.Handle(func(r cqltest.Request) cqltest.Reply {
+			if r.System() || !r.IsSelect() {
+				return cqltest.Ordinary()
+			}
+			if r.PagingState != nil && string(r.PagingState) != "state of "+name {
+				return cqltest.Error(primitive.ErrorCodeProtocolError, "not my paging state")
+			}
+			return cqltest.Message(&message.RowsResult{
+				Metadata: &message.RowsMetadata{ColumnCount: 1, Columns: cqltest.TextColumns("who"), PagingState: []byte("state of " + name)},
+				Data:     message.RowSet{{[]byte(name)}},
+			})
+		})
+	}
+	page(w.origin, "origin")
+	page(w.target, "target")
+	c := cqltest.Dial(t, w.addr, cqltest.Login{})
+	next := func(state []byte) (string, []byte) {
+		m := c.Ask(t, &message.Query{Query: sel, Options: &message.QueryOptions{PageSize: 10, PagingState: state}})
+		return who(t, m), m.(*message.RowsResult).Metadata.PagingState
+	}
+	name, state := next(nil)
+	if name != "origin" {
+		t.Fatalf("%s gave the first page, want origin", name)
+	}
+	for _, p := range []phase.Phase{phase.DualRead, phase.CutOver, phase.TargetOnly} {
+		w.setPhase(t, p)
+		if name, state = next(state); name != "origin" {
+			t.Errorf("%s: the next page came from %s, want origin, which gave the first", p, name)
+		}
+	}
+	if name, _ = next(nil); name != "target" {
+		t.Errorf("target_only: a new query was answered by %s, want target", name)
+	}
+	if name, _ = next([]byte("state of target")); name != "target" {
+		t.Errorf("an untagged state went to %s, want the side that answers reads", name)
+	}
+}
+
+func TestResultMetadataAreSentWhereTheSidesDiffer(t *testing.T) {
+	t.Parallel()
+	for _, differ := range []bool{false, true} {
+		w := start(t, phase.DualWrite, cqltest.Options{}, cqltest.Options{}, nil)
+		columns := cqltest.TextColumns("a", "b")
+		w.origin.Describe(sel, cqltest.Statement{Columns: columns})
+		if differ {
+			columns = cqltest.TextColumns("b", "a")
+		}
+		w.target.Describe(sel, cqltest.Statement{Columns: columns})
+		c := cqltest.Dial(t, w.addr, cqltest.Login{})
+		id := prepare(t, c, sel)
+		for _, p := range []phase.Phase{phase.DualWrite, phase.DualRead, phase.CutOver} {
+			w.setPhase(t, p)
+			w.origin.ClearRequests()
+			w.target.ClearRequests()
+			c.Ask(t, &message.Execute{QueryId: id, Options: &message.QueryOptions{SkipMetadata: true}})
+			primary := p.Rule().Primary
+			got := w.side(primary).WaitFor(t, 1, cqltest.WithOpcode(primitive.OpCodeExecute))[0]
+			skipped := got.QueryFlags.Contains(primitive.QueryFlagSkipMetadata)
+			// Drivers decode with what PREPARE told them, which was Origin's.
+			if want := primary == phase.Origin || !differ; skipped != want {
+				t.Errorf("%s, metadata differ %v: %s was asked to skip them: %v, want %v", p, differ, primary, skipped, want)
+			}
+		}
+	}
+}
+
+func TestASilentSideEndsInTheErrorWhoseRetryRuleIsRight(t *testing.T) {
+	t.Parallel()
+	w := start(t, phase.DualWrite, cqltest.Options{}, cqltest.Options{}, map[string]string{"proxy_request_timeout_ms": "300"})
+	silent := func(r cqltest.Request) cqltest.Reply {
+		if r.System() {
+			return cqltest.Ordinary()
+		}
+		return cqltest.Silence()
+	}
+	w.target.Handle(silent)
+	c := cqltest.Dial(t, w.addr, cqltest.Login{})
+	for text, want := range map[string]primitive.WriteType{
+		insert:                           primitive.WriteTypeSimple,
+		insert + " IF NOT EXISTS":        primitive.WriteTypeCas,
+		"TRUNCATE ks.t":                  primitive.WriteTypeSimple,
+		"CREATE TABLE ks.u (k int, ...)": primitive.WriteTypeSimple,
+	} {
+		e, ok := c.Query(t, text).(*message.WriteTimeout)
+		if !ok || e.WriteType != want || e.Consistency != primitive.ConsistencyLevelLocalQuorum {
+			t.Errorf("%s: got %v, want WRITE_TIMEOUT of type %s at the request's consistency", text, e, want)
+		}
+	}
+	e, ok := c.Ask(t, &message.Batch{Type: primitive.BatchTypeLogged, Children: []*message.BatchChild{{Query: insert}}}).(*message.WriteTimeout)
+	if !ok || e.WriteType != primitive.WriteTypeSimple {
+		t.Errorf("a logged batch: got %v, want WRITE_TIMEOUT SIMPLE, never BATCH_LOG", e)
+	}
+	w.origin.Handle(silent)
+	if e, ok := c.Query(t, sel).(*message.ReadTimeout); !ok || e.Received != 0 || e.DataPresent {
+		t.Errorf("a read: got %v, want READ_TIMEOUT that no driver retries", e)
+	}
+}
+
+func TestALostConnectionAnswersWhatWasInFlightAndIsOpenedAgain(t *testing.T) {
+	t.Parallel()
+	w := start(t, phase.DualWrite, cqltest.Options{}, cqltest.Options{}, nil)
+	w.target.Handle(func(r cqltest.Request) cqltest.Reply {
+		if r.Text == insert {
+			return cqltest.CloseConnection()
+		}
+		return cqltest.Ordinary()
+	})
+	c := cqltest.Dial(t, w.addr, cqltest.Login{})
+	if e, ok := c.Query(t, insert).(*message.WriteTimeout); !ok || e.WriteType != primitive.WriteTypeSimple {
+		t.Errorf("got %v, want WRITE_TIMEOUT SIMPLE", e)
+	}
+	w.target.Handle(nil)
+	mustVoid(t, c.Query(t, insert))
+}
+
+func TestANodeThatIsDownIsToldAtOnceAndNothingIsSentToTheOther(t *testing.T) {
+	t.Parallel()
+	w := start(t, phase.DualWrite, cqltest.Options{}, cqltest.Options{}, nil)
+	c := cqltest.Dial(t, w.addr, cqltest.Login{})
+	mustVoid(t, c.Query(t, insert))
+	w.target.Stop()
+	eventually(t, "the proxy notices", func() bool {
+		w.origin.ClearRequests()
+		_, ok := c.Query(t, insert).(*message.Unavailable)
+		return ok
+	})
+	if got := w.seen(phase.Origin); len(got) != 0 {
+		t.Errorf("origin got %v of a write that could not go to target, want nothing", got)
+	}
+	answerRows(w.origin, "origin")
+	if got := who(t, c.Query(t, sel)); got != "origin" {
+		t.Errorf("reads do not go on: %s", got)
+	}
+	w.target.Restart()
+	eventually(t, "writes go on by themselves", func() bool {
+		_, ok := c.Query(t, insert).(*message.VoidResult)
+		return ok
+	})
+}
+
+func TestTargetOnlyWorksWithOriginGone(t *testing.T) {
+	t.Parallel()
+	w := start(t, phase.CutOver, cqltest.Options{}, cqltest.Options{}, nil)
+	c := cqltest.Dial(t, w.addr, cqltest.Login{})
+	mustVoid(t, c.Query(t, insert))
+	w.setPhase(t, phase.TargetOnly)
+	w.origin.Stop()
+	for range 10 {
+		mustVoid(t, c.Query(t, insert))
+	}
+	mustVoid(t, cqltest.Dial(t, w.addr, cqltest.Login{}).Query(t, insert))
+	if why := w.srv.NotReady(); len(why) != 0 {
+		t.Errorf("not ready: %v, want ready without Origin", why)
+	}
+}
+
+func TestLoginUsesTheClientsCredentialsOnOneSideAndTheConfiguredOnTheOther(t *testing.T) {
+	t.Parallel()
+	origin := cqltest.Options{Username: "o", Password: "origin-secret"}
+	target := cqltest.Options{Username: "t", Password: "target-secret"}
+	for _, tt := range []struct {
+		mode           string
+		user, password string
+	}{{"target", "t", "target-secret"}, {"origin", "o", "origin-secret"}} {
+		w := start(t, phase.DualWrite, origin, target, map[string]string{"client_credentials": tt.mode})
+		c := cqltest.Dial(t, w.addr, cqltest.Login{Username: tt.user, Password: tt.password})
+		mustVoid(t, c.Query(t, insert))
+		for _, s := range phase.Sides {
+			if got, want := w.side(s).Requests(cqltest.WithText("INSERT"))[0].Username, s.String()[:1]; got != want {
+				t.Errorf("%s: %s served the write as %q, want %q", tt.mode, s, got, want)
+			}
+		}
+		_, err := cqltest.Connect(t, w.addr, cqltest.Login{Username: tt.user, Password: "wrong"})
+		if err == nil || strings.Contains(err.Error(), "secret") {
+			t.Errorf("%s: a wrong password gives %v, want a refusal that tells no secret", tt.mode, err)
+		}
+	}
+}
+
+func TestOtherProtocolVersionsAreRefusedSoThatDriversStepDown(t *testing.T) {
+	t.Parallel()
+	w := start(t, phase.DualWrite, cqltest.Options{}, cqltest.Options{}, nil)
+	for _, v := range []primitive.ProtocolVersion{primitive.ProtocolVersion5, primitive.ProtocolVersionDse2} {
+		_, err := cqltest.Connect(t, w.addr, cqltest.Login{Version: v})
+		var refused *cqltest.Refused
+		want := fmt.Sprintf("Invalid or unsupported protocol version (%d)", v)
+		if !errors.As(err, &refused) || !strings.Contains(refused.Answer.GetErrorMessage(), want) {
+			t.Errorf("%v: got %v, want a protocol error with %q", v, err, want)
+		}
+	}
+}
+
+func TestUseMovesTheSessionOnBothSides(t *testing.T) {
+	t.Parallel()
+	w := start(t, phase.DualWrite, cqltest.Options{}, cqltest.Options{}, nil)
+	c := cqltest.Dial(t, w.addr, cqltest.Login{})
+	if m, ok := c.Query(t, `USE "App"`).(*message.SetKeyspaceResult); !ok || m.Keyspace != "App" {
+		t.Fatalf("USE: got %v, want SET_KEYSPACE App", m)
+	}
+	mustVoid(t, c.Query(t, "INSERT INTO t (k) VALUES (1)"))
+	for _, s := range phase.Sides {
+		got := w.side(s).WaitFor(t, 1, cqltest.WithText("INSERT INTO t"))[0]
+		if got.Keyspace != "App" {
+			t.Errorf("%s: the write ran in keyspace %q, want App", s, got.Keyspace)
+		}
+	}
+	if m, ok := cqltest.Dial(t, w.addr, cqltest.Login{}).Query(t, insert).(*message.VoidResult); !ok {
+		t.Errorf("another client's session is touched: %v", m)
+	}
+}
+
+func TestDrainAnswersWhatIsInFlightAndTakesNoNewClients(t *testing.T) {
+	t.Parallel()
+	w := start(t, phase.DualWrite, cqltest.Options{}, cqltest.Options{}, nil)
+	release := make(chan struct{})
+	w.target.Handle(func(r cqltest.Request) cqltest.Reply {
+		if r.Text == insert {
+			return cqltest.Ordinary().After(release)
+		}
+		return cqltest.Ordinary()
+	})
+	c := cqltest.Dial(t, w.addr, cqltest.Login{})
+	answer := c.Send(&message.Query{Query: insert})
+	w.target.WaitFor(t, 1, cqltest.WithText(insert))
+	drained := make(chan error, 1)
+	go func() { drained <- w.srv.Drain(context.Background()) }()
+	eventually(t, "new clients are refused", func() bool {
+		_, err := cqltest.Connect(t, w.addr, cqltest.Login{})
+		return err != nil
+	})
+	close(release)
+	mustVoid(t, c.Await(t, answer).Message())
+	select {
+	case err := <-drained:
+		if err != nil {
+			t.Errorf("Drain: %v", err)
+		}
+	case <-time.After(15 * time.Second):
+		t.Fatal("Drain does not end")
+	}
+	<-c.Done()
+}
