@@ -63,6 +63,9 @@ type Action struct {
 	// Reason tells people why one waits or stops; for Prepare it is the reason
 	// that the agent is given.
 	Reason string
+	// After tells what the run leaves behind when a Stop ends it; "" for nothing
+	// to tell.
+	After string
 }
 
 func stop(instance, format string, args ...any) Action {
@@ -79,6 +82,8 @@ type Stopped struct {
 	// Instance is the one that it is about, "" if no single one is.
 	Instance string
 	Text     string
+	// After says what is left behind, "" if Changed does.
+	After string
 	// Changed lists the instances that this run changed before it stopped.
 	Changed []string
 	// Cause is the instance's own error, if there was one.
@@ -86,10 +91,14 @@ type Stopped struct {
 }
 
 func (e *Stopped) Error() string {
-	if e.Instance == "" {
-		return e.Text
+	text := e.Text
+	if e.Instance != "" {
+		text = "instance " + e.Instance + ": " + text
 	}
-	return "instance " + e.Instance + ": " + e.Text
+	if e.After != "" {
+		text += " (" + e.After + ")"
+	}
+	return text
 }
 
 func (e *Stopped) Unwrap() error { return e.Cause }

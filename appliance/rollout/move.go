@@ -223,10 +223,11 @@ func (m *Move) end(at map[string]phase.Phase, instance, why string) Action {
 	for _, name := range slices.Sorted(maps.Keys(m.Holds)) {
 		return Action{Kind: Abort, Instance: name, Reason: why}
 	}
-	if !m.Committed {
-		return stop(instance, "%s (nothing was changed)", why)
+	a := Action{Kind: Stop, Instance: instance, Reason: why, After: "nothing was changed"}
+	if m.Committed {
+		a.After = "now " + Describe(at) + "; apply again to finish the step"
 	}
-	return stop(instance, "%s (now %s; apply again to finish the step)", why, Describe(at))
+	return a
 }
 
 // stale aborts a hold that no step needs: one for another phase, or one whose

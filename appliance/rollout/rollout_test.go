@@ -282,6 +282,21 @@ func TestACancelledRunGivesItsLeasesBack(t *testing.T) {
 	})
 }
 
+func TestAwaitSaysWhoDoesNotAnswer(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "a", "b")
+		if err := Await(t.Context(), w.all, Timing{}); err != nil {
+			t.Errorf("all answer, and the error is %v", err)
+		}
+		w.all["b"].silent = true
+		var s *Stopped
+		if err := Await(t.Context(), w.all, Timing{}); !errors.As(err, &s) || s.Instance != "b" || !errors.Is(err, errSilent) {
+			t.Errorf("error is %v, want a stop at b with its own error", err)
+		}
+	})
+}
+
 // histories is how many random runs each model test makes.
 const histories = 2000
 

@@ -208,9 +208,11 @@ func ChangePhase[P Phaser](ctx context.Context, fleet map[string]P, want phase.P
 			delete(m.Holds, a.Instance)
 			_, _ = one.Abort(ctx, hold.Token) // else the lease ends by itself
 		default: // Stop
-			s := &Stopped{Instance: a.Instance, Text: a.Reason}
+			s := &Stopped{Instance: a.Instance, Text: a.Reason, After: a.After}
 			if m.Failed != nil {
 				s.Cause = m.Failed.Err
+			} else if i := slices.IndexFunc(views, func(v View) bool { return v.Name == a.Instance }); i >= 0 {
+				s.Cause = views[i].Err
 			}
 			return views, s
 		}
@@ -241,19 +243,64 @@ func epoch(views []View, name string) uint64 {
 	return 0
 }
 
-// Look asks all instances at once, in the order of their names.
-func Look[O Observer](ctx context.Context, fleet map[string]O) []View {
-	names := slices.Sorted(maps.Keys(fleet))
-	views := make([]View, len(names))
-	var wg sync.WaitGroup
-	for i, name := range names {
+// Answer is what one instance said.
+type Answer[T any] struct {
+	Value T
+	Err   error
+}
+
+// Ask puts one question to all instances at once.
+func Ask[O, T any](ctx context.Context, fleet map[string]O, question func(context.Context, O) (T, error)) map[string]Answer[T] {
+	var (
+		mu  sync.Mutex
+		wg  sync.WaitGroup
+		out = make(map[string]Answer[T], len(fleet))
+	)
+	for name, one := range fleet {
 		wg.Go(func() {
-			views[i].Name = name
-			views[i].Status, views[i].Err = fleet[name].Status(ctx)
+			v, err := question(ctx, one)
+			mu.Lock()
+			defer mu.Unlock()
+			out[name] = Answer[T]{v, err}
 		})
 	}
 	wg.Wait()
+	return out
+}
+
+// Look asks all instances for their status, and returns it in the order of
+// their names.
+func Look[O Observer](ctx context.Context, fleet map[string]O) []View {
+	answers := Ask(ctx, fleet, func(ctx context.Context, one O) (adminapi.Status, error) { return one.Status(ctx) })
+	var views []View
+	for _, name := range slices.Sorted(maps.Keys(fleet)) {
+		views = append(views, View{name, answers[name].Value, answers[name].Err})
+	}
 	return views
+}
+
+// Await returns when all instances answer, as when machines have just been
+// made. The error is a *Stopped or the context's.
+func Await[O Observer](ctx context.Context, fleet map[string]O, t Timing) error {
+	t = t.withDefaults(len(fleet))
+	w := watch{t: t}
+	for {
+		var silent *View
+		for _, v := range Look(ctx, fleet) {
+			if Hopeless(v.Err) {
+				return &Stopped{Instance: v.Name, Text: v.Err.Error(), Cause: v.Err}
+			}
+			if v.Err != nil && silent == nil {
+				silent = &v
+			}
+		}
+		if err := ctx.Err(); err != nil || silent == nil {
+			return err
+		}
+		if err := w.wait(ctx, wait(silent.Name, "does not answer: %v", silent.Err)); err != nil {
+			return stopped(err, nil, map[string]View{silent.Name: *silent})
+		}
+	}
 }
 
 // watch bounds how long one waits for the same instance.
