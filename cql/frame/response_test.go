@@ -15,7 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-func columns(t *testing.T, v Version) []*message.ColumnMetadata {
+func columns(t testing.TB, v Version) []*message.ColumnMetadata {
 	t.Helper()
 	udt, err := datatype.NewUserDefined("ks", "address", []string{"street", "codes"}, []datatype.DataType{datatype.Varchar, datatype.NewList(datatype.Int)})
 	if err != nil {
