@@ -1,0 +1,216 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// result is what the JSON file holds.
+type result struct {
+	Date     time.Time
+	Machine  machine
+	Rounds   int
+	Seconds  float64
+	Subjects []subject
+	Skipped  []string `json:",omitempty"`
+	Failures []string `json:",omitempty"`
+	Rows     []*figures
+}
+
+type machine struct {
+	Cores      int
+	CPU        string
+	Kernel     string
+	LoadBefore string // of the last minute, before the run
+}
+
+type subject struct{ Name, Version string }
+
+// figures are those of one row: every round of every subject, and the medians.
+type figures struct {
+	Row     row
+	Rounds  map[string][]sample
+	Medians map[string]float64
+	Failed  map[string]string `json:",omitempty"`
+}
+
+func newResult(o options, subjects []*process, skipped []string) *result {
+	r := &result{Date: time.Now().UTC().Truncate(time.Second), Machine: thisMachine(), Rounds: o.rounds, Seconds: o.seconds, Skipped: skipped}
+	for _, p := range subjects {
+		r.Subjects = append(r.Subjects, subject{p.name, p.version})
+	}
+	return r
+}
+
+func thisMachine() machine {
+	m := machine{Cores: runtime.NumCPU(), CPU: "unknown", Kernel: "unknown", LoadBefore: "unknown"}
+	if b, err := os.ReadFile("/proc/cpuinfo"); err == nil {
+		for line := range strings.Lines(string(b)) {
+			if key, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(key) == "model name" {
+				m.CPU = strings.TrimSpace(value)
+				break
+			}
+		}
+	}
+	var u unix.Utsname
+	if unix.Uname(&u) == nil {
+		m.Kernel = unix.ByteSliceToString(u.Release[:])
+	}
+	if b, err := os.ReadFile("/proc/loadavg"); err == nil {
+		m.LoadBefore = strings.Fields(string(b))[0]
+	}
+	return m
+}
+
+func (r *result) of(w row) *figures {
+	i := slices.IndexFunc(r.Rows, func(f *figures) bool { return f.Row.Name == w.Name })
+	if i < 0 {
+		i = len(r.Rows)
+		r.Rows = append(r.Rows, &figures{Row: w, Rounds: map[string][]sample{}, Medians: map[string]float64{}, Failed: map[string]string{}})
+	}
+	return r.Rows[i]
+}
+
+func (r *result) add(w row, subject string, s sample) {
+	f := r.of(w)
+	f.Rounds[subject] = append(f.Rounds[subject], s)
+	f.Medians[subject] = median(f.values(subject))
+}
+
+func (r *result) fail(w row, subject string, err error) {
+	r.of(w).Failed[subject] = err.Error()
+	r.Failures = append(r.Failures, fmt.Sprintf("%s, %s: %v", w.Title, subject, err))
+}
+
+func (r *result) failed(w row, subject string) bool { return r.of(w).Failed[subject] != "" }
+
+func (f *figures) values(subject string) []float64 {
+	var v []float64
+	for _, s := range f.Rounds[subject] {
+		v = append(v, s.Value)
+	}
+	return v
+}
+
+// cells are the table: a head, then one line for each row in the table's order.
+func (r *result) cells() [][]string {
+	head := []string{"clients x in flight"}
+	for _, s := range r.Subjects {
+		head = append(head, s.Name)
+	}
+	table := [][]string{append(head, "zdm-proxy: at most", "zdm-proxy / dual relay")}
+	for _, name := range rowNames() {
+		i := slices.IndexFunc(r.Rows, func(f *figures) bool { return f.Row.Name == name })
+		if i < 0 {
+			continue
+		}
+		f := r.Rows[i]
+		line := []string{f.Row.Title + " (" + f.Row.Unit + ")"}
+		for _, s := range r.Subjects {
+			text := format(f.Medians[s.Name])
+			if f.Failed[s.Name] != "" {
+				text = "failed"
+			} else if rounds := f.values(s.Name); len(rounds) > 1 {
+				text += fmt.Sprintf(" (%s-%s)", format(slices.Min(rounds)), format(slices.Max(rounds)))
+			}
+			line = append(line, text)
+		}
+		bound, ratio := "-", "-"
+		if f.Row.AtMost > 0 {
+			bound = fmt.Sprintf("%g", f.Row.AtMost)
+		}
+		proxy, relay := f.Medians["zdm-proxy"], f.Medians["dual relay"]
+		if proxy > 0 && relay > 0 && f.Failed["zdm-proxy"] == "" {
+			ratio = fmt.Sprintf("%.2f", proxy/relay)
+		}
+		table = append(table, append(line, bound, ratio))
+	}
+	return table
+}
+
+func format(v float64) string {
+	if v < 100 {
+		return fmt.Sprintf("%.1f", v)
+	}
+	return fmt.Sprintf("%.0f", v)
+}
+
+func (r *result) print(out io.Writer) {
+	fmt.Fprintf(out, "\nMedians (least-most) of %d rounds of %g s. CPU of the process under test for each request, in microseconds, unless the row says otherwise.\n\n", r.Rounds, r.Seconds)
+	w := tabwriter.NewWriter(out, 0, 0, 3, ' ', 0)
+	for _, line := range r.cells() {
+		fmt.Fprintln(w, strings.Join(line, "\t"))
+	}
+	w.Flush()
+	for _, s := range r.Skipped {
+		fmt.Fprintln(out, "SKIPPED:", s)
+	}
+	for _, s := range r.Failures {
+		fmt.Fprintln(out, "FAILED:", s)
+	}
+}
+
+func (r *result) save(path string) error {
+	if path == "" {
+		return nil
+	}
+	b, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode results: %w", err)
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(path, append(b, '\n'), 0o644)
+}
+
+// Markers of the generated part of the page.
+const (
+	beginMark = "<!-- begin: written by make bench -->"
+	endMark   = "<!-- end: written by make bench -->"
+)
+
+func (r *result) writePage(path string) error {
+	page, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	before, rest, found := strings.Cut(string(page), beginMark)
+	_, after, foundEnd := strings.Cut(rest, endMark)
+	if !found || !foundEnd {
+		return fmt.Errorf("%s does not hold the lines %q and %q", path, beginMark, endMark)
+	}
+	return os.WriteFile(path, []byte(before+beginMark+"\n"+r.markdown()+endMark+after), 0o644)
+}
+
+func (r *result) markdown() string {
+	var b strings.Builder
+	m := r.Machine
+	fmt.Fprintf(&b, "\nMeasured on %s: %d cores (%s), Linux %s, load average before the run %s.\n", r.Date.Format("2006-01-02 15:04 MST"), m.Cores, m.CPU, m.Kernel, m.LoadBefore)
+	var versions []string
+	for _, s := range r.Subjects {
+		versions = append(versions, strings.TrimSpace(s.Name+" "+s.Version))
+	}
+	fmt.Fprintf(&b, "Medians (least-most) of %d alternating rounds of %g s; idle memory is measured once.\n%s.\n\n", r.Rounds, r.Seconds, strings.Join(versions, ", "))
+	for i, line := range r.cells() {
+		fmt.Fprintf(&b, "| %s |\n", strings.Join(line, " | "))
+		if i == 0 {
+			fmt.Fprintf(&b, "|%s\n", strings.Repeat(" --- |", len(line)))
+		}
+	}
+	b.WriteString("\n")
+	for _, s := range r.Failures {
+		fmt.Fprintf(&b, "Failed: %s.\n\n", s)
+	}
+	return b.String()
+}
