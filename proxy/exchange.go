@@ -119,7 +119,7 @@ func (ex *exchange) keep(f frame.Frame) frame.Frame {
 }
 
 // begin sends the request to the sides of its plan. Connections are chosen
-// before anything is sent: if one side is out of reach, nothing is.
+// before anything is sent: while one side is out of reach, nothing is.
 // It runs on the session's goroutine.
 func (ex *exchange) begin(f frame.Frame) {
 	s, b := ex.s, &ex.s.batch
@@ -133,50 +133,78 @@ func (ex *exchange) begin(f frame.Frame) {
 		f = ex.keep(f)
 	}
 	var conns [2]*upstream.Conn
-	legs := int32(1)
 	for _, side := range phase.Sides {
 		if !ex.plan.Legs.Has(side) {
 			continue
 		}
-		legs++
 		c, err := s.pick(ex.scope, side)
-		if err != nil {
-			ex.pending.Store(1)
-			ex.legs[side].out.result, ex.legs[side].err = unsent, err
-			ex.arrived(b, nil, nil)
+		switch {
+		case err == nil && c == nil && ex.shadow:
+			// A copy waits for nothing.
+			err = &upstream.LostError{Side: side, Cause: upstream.ErrNoConnection}
+			fallthrough
+		case err != nil:
+			ex.refuse(b, side, err)
+			return
+		case c == nil:
+			ex.park(f)
 			return
 		}
 		conns[side] = c
 	}
-	ex.pending.Store(legs)
-	for _, side := range phase.Sides {
-		if !ex.plan.Legs.Has(side) {
-			continue
+	ex.sendAll(b, conns, f, s.touch)
+}
+
+// sendAll sends every leg, and tells sent of each connection that is to be
+// flushed.
+func (ex *exchange) sendAll(b *upstream.Batch, conns [2]*upstream.Conn, f frame.Frame, sent func(*upstream.Conn)) {
+	legs := int32(1)
+	for _, c := range conns {
+		if c != nil {
+			legs++
 		}
-		l := &ex.legs[side]
-		if c := conns[side]; c == nil {
-			ex.park(l, f)
-		} else if l.send(b, c, f) {
-			s.touch(c)
+	}
+	ex.pending.Store(legs)
+	for side, c := range conns {
+		if c != nil && ex.legs[side].send(b, c, f) {
+			sent(c)
 		}
 	}
 	ex.arrived(b, nil, nil)
 }
 
-// park sends a leg as soon as its side has a connection. It is off the usual
-// path: after a change of phase, and while connections are opened again.
-func (ex *exchange) park(l *leg, f frame.Frame) {
+// refuse ends a request of which nothing was sent.
+func (ex *exchange) refuse(b *upstream.Batch, side phase.Side, err error) {
+	ex.pending.Store(1)
+	ex.legs[side].out.result, ex.legs[side].err = unsent, err
+	ex.arrived(b, nil, nil)
+}
+
+// park sends the request as soon as each of its sides has a connection. It is
+// off the usual path: after a change of phase, and while connections are opened
+// again.
+func (ex *exchange) park(f frame.Frame) {
 	s, kept := ex.s, ex.keep(f)
 	s.parked.Go(func() {
 		ctx, cancel := context.WithTimeout(s.ctx, s.srv.cfg.Listen.RequestTimeout)
 		defer cancel()
-		c, err := ex.scope.connect(ctx, l.side)
-		b := upstream.Batch{Now: upstream.Nanotime()}
-		if err != nil {
-			l.lose(&b, err)
-		} else if l.send(&b, c, kept) {
-			c.Flush()
+		var b upstream.Batch
+		var conns [2]*upstream.Conn
+		for _, side := range phase.Sides {
+			if !ex.plan.Legs.Has(side) {
+				continue
+			}
+			c, err := ex.scope.connect(ctx, side)
+			if err != nil {
+				b.Now = upstream.Nanotime()
+				ex.refuse(&b, side, err)
+				b.Done()
+				return
+			}
+			conns[side] = c
 		}
+		b.Now = upstream.Nanotime()
+		ex.sendAll(&b, conns, kept, func(c *upstream.Conn) { c.Flush() })
 		b.Done()
 	})
 }
@@ -217,10 +245,33 @@ func (l *leg) send(b *upstream.Batch, c *upstream.Conn, f frame.Frame) bool {
 		}
 	}
 	if err := c.Send(l, f, p, b.Now); err != nil {
-		l.lose(b, err)
+		l.sendAgain(b, f, err)
 		return false
 	}
 	return true
+}
+
+// sendAgain sends a leg on another connection after one broke between choosing
+// it and using it. Nothing was sent, so that is safe for any statement.
+func (l *leg) sendAgain(b *upstream.Batch, f frame.Frame, err error) {
+	if l.tries++; l.tries > maxTries || l.ex.shadow || errors.Is(err, upstream.ErrBusy) {
+		l.lose(b, err)
+		return
+	}
+	ex := l.ex
+	kept := ex.keep(f)
+	ex.s.parked.Go(func() {
+		ctx, cancel := context.WithTimeout(ex.s.ctx, ex.s.srv.cfg.Listen.RequestTimeout)
+		defer cancel()
+		c, err := ex.scope.connect(ctx, l.side)
+		b := upstream.Batch{Now: upstream.Nanotime()}
+		if err != nil {
+			l.lose(&b, err)
+		} else if l.send(&b, c, kept) {
+			c.Flush()
+		}
+		b.Done()
+	})
 }
 
 // prepare prepares st on the node of c, on the way to the request itself.

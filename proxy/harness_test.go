@@ -34,8 +34,8 @@ var nextNet atomic.Int32
 // lower case without ZDM_.
 func start(t *testing.T, first phase.Phase, origin, target cqltest.Options, settings map[string]string) *world {
 	t.Helper()
-	n := nextNet.Add(2)
-	origin.Addr, target.Addr = fmt.Sprintf("127.71.%d.1:0", n), fmt.Sprintf("127.71.%d.1:0", n+1)
+	n := nextNet.Add(1)
+	origin.Addr, target.Addr = fmt.Sprintf("127.71.%d.%d:0", n/200, 1+n%200), fmt.Sprintf("127.72.%d.%d:0", n/200, 1+n%200)
 	w := &world{origin: cqltest.Start(t, origin), target: cqltest.Start(t, target)}
 	values := map[string]string{
 		"origin_contact_points": w.origin.Host(), "origin_port": fmt.Sprint(w.origin.Port()),
@@ -91,6 +91,11 @@ func start(t *testing.T, first phase.Phase, origin, target cqltest.Options, sett
 
 func (w *world) setPhase(t *testing.T, p phase.Phase) {
 	t.Helper()
+	if w.epoch > 0 {
+		ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
+		defer cancel()
+		eventually(t, "the phase can be prepared", func() bool { return w.srv.Prove(ctx, p) == nil })
+	}
 	w.epoch++
 	if err := w.srv.SetPhase(p, w.epoch); err != nil {
 		t.Fatal(err)

@@ -25,7 +25,7 @@ const (
 
 func TestEachPhaseSendsReadsAndWritesWhereTheTableSays(t *testing.T) {
 	t.Parallel()
-	w := start(t, phase.OriginOnly, cqltest.Options{}, cqltest.Options{}, nil)
+	w := start(t, phase.OriginOnly, cqltest.Options{}, cqltest.Options{}, map[string]string{"client_credentials": "origin"})
 	answerRows(w.origin, "origin")
 	answerRows(w.target, "target")
 	c := cqltest.Dial(t, w.addr, cqltest.Login{})
@@ -79,7 +79,7 @@ func TestAWriteSucceedsOnlyIfBothSidesSaySo(t *testing.T) {
 
 func TestAPreparedStatementKeepsWorkingThroughEveryPhaseAndEachSideGetsItsOwnID(t *testing.T) {
 	t.Parallel()
-	w := start(t, phase.OriginOnly, cqltest.Options{Salt: "a"}, cqltest.Options{Salt: "b"}, nil)
+	w := start(t, phase.OriginOnly, cqltest.Options{Salt: "a"}, cqltest.Options{Salt: "b"}, map[string]string{"client_credentials": "origin"})
 	c := cqltest.Dial(t, w.addr, cqltest.Login{})
 	const text = "INSERT INTO ks.t (k) VALUES (1)"
 	id := prepare(t, c, text)

@@ -236,9 +236,10 @@ func (c *Conn) Send(r Receiver, f frame.Frame, p Patch, now int64) error {
 // Flush writes what was appended by anyone. It does not block.
 func (c *Conn) Flush() { c.out.Flush() }
 
-// serve reads answers until the connection ends, and delivers every outcome
-// before it returns.
-func (c *Conn) serve(ctx context.Context) error {
+// serve reads answers until the connection ends. Then it calls ended, so that
+// nobody is given the connection any more, and delivers every outcome that is
+// left before it returns.
+func (c *Conn) serve(ctx context.Context, ended func()) error {
 	stop := context.AfterFunc(ctx, func() { c.close(context.Cause(ctx)) })
 	defer stop()
 	rd := frame.NewReader(c.nc, frame.MaxBody)
@@ -264,6 +265,7 @@ func (c *Conn) serve(ctx context.Context) error {
 			fresh = true
 		}
 	}
+	ended()
 	c.loseAll(b)
 	b.Done()
 	c.out.Wait()

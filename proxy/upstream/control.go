@@ -46,7 +46,7 @@ type ControlConfig struct {
 	// only to the endpoint that the control connection reached.
 	AssignHosts bool
 
-	ConnectTimeout    time.Duration // of one node, with its handshake (30 s)
+	ConnectTimeout    time.Duration // of one node, with its handshake; 10 s at most while others wait (30 s)
 	HeartbeatInterval time.Duration // (30 s)
 	RetryMin          time.Duration // between two rounds over all nodes (250 ms)
 	RetryMax          time.Duration // (30 s)
@@ -211,15 +211,16 @@ func (c *Control) Serve(ctx context.Context) error {
 	}
 }
 
-// opened publishes a new connection.
+// opened publishes a new connection. The topology comes first: whoever sees the
+// connection finds the nodes.
 func (c *Control) opened(l *link, t *Topology) {
+	c.publish(t)
 	c.mu.Lock()
 	c.link, c.since, c.failures = l, time.Now(), 0
 	clear(c.down)
 	c.mu.Unlock()
 	c.log.Info("control connection open", "node", l.node.String(), "protocol", int(l.version),
 		"cluster_name", t.ClusterName, "datacenter", t.Datacenter, "nodes", len(t.Nodes), "release", t.Release)
-	c.publish(t)
 }
 
 func (c *Control) publish(t *Topology) {
@@ -421,9 +422,15 @@ func (c *Control) connect(ctx context.Context, last netip.AddrPort) (*link, *Top
 	if err != nil {
 		return nil, nil, err
 	}
+	// A node that is frozen takes connections and says nothing: it must not
+	// keep the others waiting for the whole time.
+	patience := c.cfg.ConnectTimeout
+	if len(nodes) > 1 {
+		patience = min(patience, linkTimeout)
+	}
 	var failed []error
 	for _, node := range nodes {
-		l, t, err := c.open(ctx, node)
+		l, t, err := c.open(ctx, node, patience)
 		if err == nil {
 			return l, t, nil
 		}
@@ -436,8 +443,8 @@ func (c *Control) connect(ctx context.Context, last netip.AddrPort) (*link, *Top
 }
 
 // open makes a whole control connection to a node.
-func (c *Control) open(ctx context.Context, node netip.AddrPort) (*link, *Topology, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, c.cfg.ConnectTimeout, timeout("not open", c.cfg.ConnectTimeout))
+func (c *Control) open(ctx context.Context, node netip.AddrPort, patience time.Duration) (*link, *Topology, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, patience, timeout("not open", patience))
 	defer cancel()
 	l, err := c.dial(ctx, node, c.event)
 	if err != nil {

@@ -196,7 +196,7 @@ func (c *coldConn) write(request message.Message, stream int16) error {
 func (c *coldConn) read() (*gcnp.RawFrame, error) {
 	header, err := c.codec.DecodeHeader(c.in)
 	if err != nil {
-		return nil, err
+		return nil, readError(err)
 	}
 	if header.BodyLength < 0 || header.BodyLength > maxColdBody {
 		return nil, &frame.LimitError{Limit: maxColdBody, Got: int(header.BodyLength)}
@@ -206,9 +206,21 @@ func (c *coldConn) read() (*gcnp.RawFrame, error) {
 	}
 	body, err := c.codec.DecodeRawBody(header, c.in)
 	if err != nil {
-		return nil, err
+		return nil, readError(err)
 	}
 	return &gcnp.RawFrame{Header: header, Body: body}, nil
+}
+
+// readError leaves out what the codec was reading when the connection ended.
+func readError(err error) error {
+	var network *net.OpError
+	switch {
+	case errors.As(err, &network):
+		return network
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return fmt.Errorf("closed by the node: %w", io.EOF)
+	}
+	return err
 }
 
 // decode reads a body; an ERROR becomes *NodeError.

@@ -77,9 +77,12 @@ func (p *Pool) Conn() *Conn {
 	i := p.next.Add(1)
 	c := ready[i%n]
 	if n > 1 {
-		if d := ready[(i+1)%n]; d.InFlight() < c.InFlight() {
+		if d := ready[(i+1)%n]; d.InFlight() < c.InFlight() || !c.Usable() {
 			c = d
 		}
+	}
+	if !c.Usable() {
+		return nil // it is about to leave the ring
 	}
 	return c
 }
@@ -89,11 +92,12 @@ func (p *Pool) Conn() *Conn {
 // nothing was sent.
 func (p *Pool) Wait(ctx context.Context) (*Conn, error) {
 	for {
-		if c := p.Conn(); c != nil {
-			return c, nil
-		}
 		p.mu.Lock()
 		changed, err := p.changed, error(nil)
+		if c := p.Conn(); c != nil {
+			p.mu.Unlock()
+			return c, nil
+		}
 		if p.closed || p.hopeless() {
 			err = fmt.Errorf("%w: %w", ErrNoConnection, p.lastErrLocked())
 		}
@@ -233,8 +237,7 @@ func (p *Pool) keep(ctx context.Context, m *member, nc net.Conn) {
 		nc = nil
 		p.note(ctx, m, &failing, nil)
 		p.add(c)
-		err = c.serve(ctx)
-		p.remove(c)
+		err = c.serve(ctx, func() { p.remove(c) })
 		if ctx.Err() == nil {
 			p.cluster.opts.Log.Warn("node connection lost", "side", p.cluster.side, "node", c.node, "cause", err)
 		}
