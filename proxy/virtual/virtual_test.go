@@ -20,6 +20,7 @@ import (
 	"github.com/datastax/go-cassandra-native-protocol/primitive"
 
 	"github.com/zdmproject/terraform-provider-zdm/cql/frame"
+	"github.com/zdmproject/terraform-provider-zdm/cql/scan"
 )
 
 var update = flag.Bool("update", false, "write the answers into the data files, to be read before they are committed")
@@ -114,7 +115,7 @@ func (b *bench) run(t *testing.T, input string) string {
 	return ask(tables, verb, text, values)
 }
 
-// ask parses as the proxy's scanner does, and renders the answer.
+// ask renders the answer to a statement.
 func ask(tables *Tables, verb, text string, values Values) string {
 	sel, problem := parseText(text)
 	if problem != nil {
@@ -136,15 +137,10 @@ func ask(tables *Tables, verb, text string, values Values) string {
 	return render(decode(body, primitive.ProtocolVersion4))
 }
 
-// parseText splits "SELECT clause FROM system.table rest".
+// parseText splits a statement with the proxy's own scanner.
 func parseText(text string) (*Select, *frame.ErrorBody) {
-	lower := strings.ToLower(text)
-	from := strings.Index(lower, " from system.")
-	table, rest := text[from+len(" from system."):], ""
-	if end := strings.IndexAny(table, " ;"); end >= 0 {
-		table, rest = table[:end], table[end:]
-	}
-	return Parse(table, text[len("SELECT "):from], rest)
+	st := scan.Scan([]byte(text))
+	return Parse(st.Table.String(), string(st.SelectClause), string(st.Rest))
 }
 
 func readValues(t *testing.T, text string) Values {
