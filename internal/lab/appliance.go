@@ -26,8 +26,8 @@ func newAppliance(l *Lab, i int) *Appliance {
 // LogPath is where the agent's log is.
 func (a *Appliance) LogPath() string { return filepath.Join(a.dir, "log") }
 
-func (l *Lab) startAppliances(ctx context.Context, o Options, p *progress) ([]string, error) {
-	return nil, nil
+func (l *Lab) startAppliances(ctx context.Context, o Options, u *starting) error {
+	return nil
 }
 
 func (a *Appliance) status(ctx context.Context) []Process { return nil }

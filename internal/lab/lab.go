@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -105,6 +106,7 @@ func Up(ctx context.Context, o Options) (*Lab, error) {
 		return nil, err
 	}
 	l := fromState(dir, s)
+	p.warnMemory(l)
 	if err := l.start(ctx, o, p); err != nil {
 		return nil, err
 	}
@@ -181,69 +183,92 @@ func fromState(dir string, s *state) *Lab {
 	return l
 }
 
-// start starts what does not run, and waits until all of it is ready.
+// start starts what does not run, and waits until all of it is ready. Should it
+// fail, it ends what it has started.
 func (l *Lab) start(ctx context.Context, o Options, p *progress) (err error) {
-	var started []string
+	u := &starting{p: p, wait: p.wait()}
 	defer func() {
-		if err == nil {
-			return
-		}
-		for _, dir := range started {
-			_ = killProcess(filepath.Base(dir), dir)
+		u.wait.end()
+		if err != nil {
+			u.undo()
 		}
 	}()
-	for _, c := range l.Clusters() {
-		for _, n := range c.Nodes {
-			if n.PID() != 0 {
-				continue
-			}
-			if err := n.launch(); err != nil {
-				return err
-			}
-			started = append(started, n.dir)
-			p.say("starting %s: Cassandra %s on %s", n.Name, n.Version, n.Address)
-		}
-	}
-	if len(started) > 0 {
-		p.warnMemory(len(started))
-	}
-	waiting := p.wait()
-	defer waiting.end()
 	g, gctx := errgroup.WithContext(ctx)
 	for _, c := range l.Clusters() {
-		g.Go(func() error {
-			ready, rctx := errgroup.WithContext(gctx)
-			for _, n := range c.Nodes {
-				waiting.add(n.Name)
-				ready.Go(func() error {
-					if err := n.awaitPort(rctx); err != nil {
-						return err
-					}
-					waiting.done(n.Name)
-					return nil
-				})
-			}
-			if err := ready.Wait(); err != nil {
-				return err
-			}
-			return c.prepare(gctx)
-		})
+		g.Go(func() error { return c.start(gctx, u) })
 	}
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	waiting.end()
-	agents, err := l.startAppliances(ctx, o, p)
-	started = append(started, agents...)
-	if err != nil {
+	if err := l.startAppliances(ctx, o, u); err != nil {
 		return err
 	}
-	if len(started) == 0 {
+	if len(u.dirs) == 0 {
 		p.say("everything runs already; nothing to do")
 	} else {
 		p.say("ready")
 	}
 	return nil
+}
+
+// starting is what one Up has started.
+type starting struct {
+	p    *progress
+	wait *waiting
+
+	mu   sync.Mutex
+	dirs []string
+}
+
+func (u *starting) add(dir string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.dirs = append(u.dirs, dir)
+}
+
+func (u *starting) undo() {
+	for _, dir := range u.dirs {
+		_ = killProcess(filepath.Base(dir), dir)
+	}
+}
+
+// start starts the nodes of a cluster that do not run. The first one is up
+// before the others begin: two that start at the same moment may hear of each
+// other before they listen to what they hear, and then never list each other
+// in system.peers.
+func (c *Cluster) start(ctx context.Context, u *starting) error {
+	if err := c.startNodes(ctx, u, c.Nodes[:1]); err != nil {
+		return err
+	}
+	if err := c.startNodes(ctx, u, c.Nodes[1:]); err != nil {
+		return err
+	}
+	what := c.Side.String() + " to let the application log in"
+	u.wait.add(what)
+	defer u.wait.done(what)
+	return c.prepare(ctx)
+}
+
+func (c *Cluster) startNodes(ctx context.Context, u *starting, nodes []*Node) error {
+	for _, n := range nodes {
+		if n.PID() != 0 {
+			continue
+		}
+		if err := n.launch(); err != nil {
+			return err
+		}
+		u.add(n.dir)
+		u.p.say("starting %s: Cassandra %s on %s", n.Name, n.Version, n.Address)
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	for _, n := range nodes {
+		g.Go(func() error {
+			u.wait.add(n.Name)
+			defer u.wait.done(n.Name)
+			return n.awaitPort(gctx)
+		})
+	}
+	return g.Wait()
 }
 
 // Open returns the lab in a folder, whether its processes run or not.

@@ -40,9 +40,17 @@ func (p *progress) say(format string, args ...any) {
 
 // warnMemory tells when the nodes to be started may not fit. It does not
 // refuse: most never use all of it.
-func (p *progress) warnMemory(nodes int) {
-	if free := availableMemory(); free > 0 && int64(nodes)*nodeMemory > free {
-		p.say("warning: %d nodes may use %d MB together, and only %d MB are free", nodes, int64(nodes)*nodeMemory>>20, free>>20)
+func (p *progress) warnMemory(l *Lab) {
+	var need int64
+	for _, c := range l.Clusters() {
+		for _, n := range c.Nodes {
+			if n.PID() == 0 {
+				need += nodeMemory
+			}
+		}
+	}
+	if free := availableMemory(); free > 0 && need > free {
+		p.say("warning: the nodes may use %d MB together, and only %d MB are free", need>>20, free>>20)
 	}
 }
 
@@ -84,10 +92,9 @@ func (p *progress) wait() *waiting {
 			w.mu.Lock()
 			names := strings.Join(w.names, ", ")
 			w.mu.Unlock()
-			if names == "" {
-				names = "the nodes to agree and let the application log in"
+			if names != "" {
+				p.say("waiting for %s", names)
 			}
-			p.say("waiting for %s", names)
 		}
 	})
 	return w

@@ -47,9 +47,9 @@ func (c *Cluster) prepare(ctx context.Context) error {
 			return err
 		}
 	}
-	g, ctx := errgroup.WithContext(ctx)
+	g, gctx := errgroup.WithContext(ctx)
 	for _, n := range c.Nodes {
-		g.Go(func() error { return n.awaitLogin(ctx, c.Username, c.Password) })
+		g.Go(func() error { return n.awaitLogin(gctx, c.Username, c.Password) })
 	}
 	if err := g.Wait(); err != nil {
 		return err

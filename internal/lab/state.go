@@ -131,11 +131,19 @@ func lock(dir string) (*os.File, error) {
 		return nil, err
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		_ = f.Close()
+		defer func() { _ = f.Close() }()
 		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("the lab in %s is being brought up or down by another process; wait for it", dir)
+			who := "another process"
+			if pid, err := os.ReadFile(f.Name()); err == nil && len(pid) > 0 {
+				who = "process " + string(pid)
+			}
+			return nil, fmt.Errorf("the lab in %s is being brought up or down by %s; wait for it, or end it", dir, who)
 		}
 		return nil, fmt.Errorf("lock %s: %w", dir, err)
+	}
+	// The text is for the message above only.
+	if err := f.Truncate(0); err == nil {
+		_, _ = fmt.Fprint(f, os.Getpid())
 	}
 	return f, nil
 }
