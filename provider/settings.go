@@ -36,7 +36,7 @@ type fields []field
 var elsewhere = []string{
 	"phase", "primary_cluster", "read_mode",
 	"proxy_topology_index", "proxy_topology_addresses",
-	"proxy_listen_address", "proxy_listen_port",
+	"proxy_listen_address", "proxy_listen_port", "metrics_address",
 	"client_credentials", "forward_client_credentials_to_origin",
 }
 
