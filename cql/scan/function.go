@@ -2,13 +2,13 @@ package scan
 
 // call notes the function whose argument list begins at the current token.
 func (s *scanner) call() {
-	name := s.prev.Ident()
+	name := s.ident(s.prev)
 	if s.dotted {
-		if !s.qualifier.Ident().Is("system") {
+		if !s.ident(s.qualifier).Is("system") {
 			s.st.Functions |= UnknownFunction
 			return
 		}
-	} else if s.prev.Kind == Word && beforeParenthesis(name.Raw) {
+	} else if !name.Quoted && beforeParenthesis(name.Raw) {
 		return
 	}
 	s.st.Functions |= functionOf(name)

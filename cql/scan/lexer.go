@@ -108,64 +108,76 @@ var classes = func() (t [256]byte) {
 }()
 
 // Next returns the next token.
-func (l *Lexer) Next() Token {
-	if !l.skipSpace() {
-		return l.broken()
-	}
-	if l.off >= len(l.text) {
-		return Token{Start: l.off}
+func (l *Lexer) Next() (t Token) {
+	l.next(&t)
+	return t
+}
+
+func (l *Lexer) next(t *Token) {
+	if l.off < len(l.text) && classes[l.text[l.off]]&classWord == 0 && !l.skipSpace() {
+		t.Kind, t.Op, t.Start, t.Text = Broken, 0, l.off, l.text[l.off:]
+		l.off = len(l.text)
+		return
 	}
 	start := l.off
-	c := l.text[start]
+	if start >= len(l.text) {
+		t.Kind, t.Op, t.Start, t.Text = End, 0, start, nil
+		return
+	}
+	kind, op := l.scan()
+	l.afterTerm = kind != Punct || op == ')' || op == ']' || op == '}'
+	t.Kind, t.Op, t.Start, t.Text = kind, op, start, l.text[start:l.off]
+}
+
+// scan reads over the token that begins at l.off.
+func (l *Lexer) scan() (kind TokenKind, op byte) {
+	c := l.text[l.off]
 	switch class := classes[c]; {
 	case class&classHex != 0 && l.isUUID():
 		l.off += uuidLen
-		return l.token(UUID, start)
+		return UUID, 0
 	case class&classLetter != 0:
-		for l.off < len(l.text) && classes[l.text[l.off]]&classWord != 0 {
-			l.off++
-		}
-		return l.token(Word, start)
+		l.word()
+		return Word, 0
 	case class&classDigit != 0:
 		l.number()
-		return l.token(Number, start)
+		return Number, 0
 	}
+	whole := true
 	switch c {
-	case '\'', '"':
-		if !l.quoted(c) {
-			return l.broken()
-		}
-		if c == '"' {
-			return l.token(Quoted, start)
-		}
-		return l.token(String, start)
+	case '\'':
+		kind, whole = String, l.quoted(c)
+	case '"':
+		kind, whole = Quoted, l.quoted(c)
 	case '$':
-		if l.at(1) == '$' {
-			if !l.dollars() {
-				return l.broken()
-			}
-			return l.token(String, start)
+		if l.at(1) != '$' {
+			return l.punct(c)
 		}
+		kind, whole = String, l.dollars()
 	case '?':
 		l.off++
-		return l.token(Bind, start)
+		return Bind, 0
 	case ':':
-		if bind, ok := l.namedMarker(start); ok {
-			return bind
+		if l.namedMarker() {
+			return Bind, 0
 		}
+		return l.punct(c)
+	default:
+		return l.punct(c)
 	}
-	return l.punct(c, start)
+	if !whole {
+		l.off = len(l.text)
+		return Broken, 0
+	}
+	return kind, 0
 }
 
-func (l *Lexer) token(kind TokenKind, start int) Token {
-	l.afterTerm = true
-	return Token{Kind: kind, Start: start, Text: l.text[start:l.off]}
-}
-
-func (l *Lexer) broken() Token {
-	start := l.off
-	l.off = len(l.text)
-	return Token{Kind: Broken, Start: start, Text: l.text[start:]}
+func (l *Lexer) word() {
+	i := l.off
+	for i < len(l.text) && classes[l.text[i]]&classWord != 0 {
+		i++
+	}
+	l.off = i
 }
 
 func (l *Lexer) at(i int) byte {
@@ -175,10 +187,8 @@ func (l *Lexer) at(i int) byte {
 	return 0
 }
 
-func (l *Lexer) punct(c byte, start int) Token {
+func (l *Lexer) punct(c byte) (TokenKind, byte) {
 	l.off++
-	op := c
-	l.afterTerm = false
 	switch c {
 	case '(', '[':
 		l.depth++
@@ -189,39 +199,39 @@ func (l *Lexer) punct(c byte, start int) Token {
 	case ')', ']', '}':
 		l.depth--
 		l.braces >>= 1
-		l.afterTerm = true
-	case '+', '-':
+	case '+':
 		if l.at(0) == '=' {
 			l.off++
-			op = Increment
-			if c == '-' {
-				op = Decrement
-			}
+			return Punct, Increment
+		}
+	case '-':
+		if l.at(0) == '=' {
+			l.off++
+			return Punct, Decrement
 		}
 	}
-	return Token{Kind: Punct, Op: op, Start: start, Text: l.text[start:l.off]}
+	return Punct, c
 }
 
-// namedMarker reads a colon that begins a bind marker, with its name.
-func (l *Lexer) namedMarker(start int) (Token, bool) {
+// namedMarker reads over a colon and the name after it, if they are a bind
+// marker.
+func (l *Lexer) namedMarker() bool {
 	if l.afterTerm && l.braces&1 != 0 {
-		return Token{}, false
+		return false
 	}
-	save := *l
+	colon := l.off
 	l.off++
 	if l.skipSpace() && l.off < len(l.text) {
 		switch c := l.text[l.off]; {
 		case classes[c]&classLetter != 0:
-			for l.off < len(l.text) && classes[l.text[l.off]]&classWord != 0 {
-				l.off++
-			}
-			return l.token(Bind, start), true
+			l.word()
+			return true
 		case c == '"' && l.quoted(c):
-			return l.token(Bind, start), true
+			return true
 		}
 	}
-	*l = save
-	return Token{}, false
+	l.off = colon
+	return false
 }
 
 // skipSpace goes to the next token; false for a comment without end.
@@ -321,11 +331,8 @@ func equalFold(b []byte, lower string) bool {
 	if len(b) != len(lower) {
 		return false
 	}
-	for i, c := range b {
-		if 'A' <= c && c <= 'Z' {
-			c += 'a' - 'A'
-		}
-		if c != lower[i] {
+	for i := range len(lower) {
+		if c := b[i]; c != lower[i] && (c|0x20 != lower[i] || classes[c]&classLetter == 0) {
 			return false
 		}
 	}

@@ -22,26 +22,40 @@ type scanner struct {
 	st  Statement
 
 	// To see a function call: the last two names, and whether a dot is between.
-	prev, qualifier Token
+	// Only where they are: copying whole tokens showed in profiles.
+	prev, qualifier name
 	dotted          bool
 	inName          bool // a table's name: what follows it is no argument list
 }
 
+// name is where a name is in the text.
+type name struct {
+	start, end int
+	quoted     bool
+}
+
+func (s *scanner) ident(n name) Ident {
+	if n.quoted {
+		return Ident{Raw: s.lex.text[n.start+1 : n.end-1], Quoted: true}
+	}
+	return Ident{Raw: s.lex.text[n.start:n.end]}
+}
+
 // advance goes to the next token, and notes bind markers and function calls.
 func (s *scanner) advance() {
-	last := s.tok
-	s.tok = s.lex.Next()
+	last, lastOp := s.tok.Kind, s.tok.Op
+	s.lex.next(&s.tok)
 	switch s.tok.Kind {
 	case Bind:
 		s.st.BindMarkers++
 	case Word, Quoted:
-		s.dotted = last.IsOp('.')
+		s.dotted = last == Punct && lastOp == '.'
 		if s.dotted {
 			s.qualifier = s.prev
 		}
-		s.prev = s.tok
+		s.prev = name{s.tok.Start, s.tok.End(), s.tok.Kind == Quoted}
 	case Punct:
-		if s.tok.Op == '(' && !s.inName && (last.Kind == Word || last.Kind == Quoted) {
+		if s.tok.Op == '(' && !s.inName && (last == Word || last == Quoted) {
 			s.call()
 		}
 	}
