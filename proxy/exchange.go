@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -123,11 +124,13 @@ func (ex *exchange) keep(f frame.Frame) frame.Frame {
 // It runs on the session's goroutine.
 func (ex *exchange) begin(f frame.Frame) {
 	s, b := ex.s, &ex.s.batch
-	if !ex.shadow {
-		s.inFlight.Add(1)
-	}
 	if ex.counted {
 		s.srv.metrics.Began(ex.kind)
+	}
+	if !ex.shadow && int(s.inFlight.Add(1)) > s.srv.cfg.Listen.MaxStreamIDs {
+		ex.refuse(b, ex.plan.Answer, &upstream.LostError{Side: ex.plan.Answer, Cause: fmt.Errorf(
+			"%w: the client has more than %d (proxy_max_stream_ids)", upstream.ErrBusy, s.srv.cfg.Listen.MaxStreamIDs)})
+		return
 	}
 	if ex.stmt != nil || len(ex.children) > 0 {
 		f = ex.keep(f)

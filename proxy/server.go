@@ -90,8 +90,8 @@ func New(cfg *config.Config, log *slog.Logger) (*Server, error) {
 				OnTopology:     func(t *upstream.Topology) { s.onTopology(side, t) },
 				OnSchemaChange: func(body []byte) { s.onSchemaChange(side, body) },
 			},
-			ConnectionsPerNode: cfg.UpstreamConnections, MaxStreams: cfg.Listen.MaxStreamIDs,
-			RequestTimeout: cfg.Listen.RequestTimeout, Heartbeat: cfg.Heartbeat.Interval, Log: log,
+			ConnectionsPerNode: cfg.UpstreamConnections,
+			RequestTimeout:     cfg.Listen.RequestTimeout, Heartbeat: cfg.Heartbeat.Interval, Log: log,
 			Meter:         func(side phase.Side, node string) any { return s.metrics.Node(side, node) },
 			ConnectFailed: func(side phase.Side, node string) { s.metrics.Node(side, node).ConnectionFailed() },
 		})

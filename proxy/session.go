@@ -238,6 +238,9 @@ func (s *session) pick(sc *scope, side phase.Side) (*upstream.Conn, error) {
 	if c == nil {
 		return nil, p.Hopeless()
 	}
+	if c.Busy() {
+		return nil, &upstream.LostError{Side: side, Node: c.Node(), Cause: upstream.ErrBusy}
+	}
 	s.burst[side] = c
 	return c, nil
 }

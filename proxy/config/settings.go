@@ -159,7 +159,7 @@ func listenSettings() []Setting {
 		port("PROXY_LISTEN_PORT", 14002, 0, "Port on which clients are served; 0 takes any free one.", func(c *Config) *int { return &c.Listen.Port }),
 		millis("PROXY_REQUEST_TIMEOUT_MS", 10000, "Time after which a request that a cluster has not answered gets a time-out error.", func(c *Config) *time.Duration { return &c.Listen.RequestTimeout }),
 		integer("PROXY_MAX_CLIENT_CONNECTIONS", 1000, 1, 1_000_000, "Clients served at once; one more is closed at once.", func(c *Config) *int { return &c.Listen.MaxClients }),
-		integer("PROXY_MAX_STREAM_IDS", 2048, 1, 32768, "Requests in flight on one connection to a node.", func(c *Config) *int { return &c.Listen.MaxStreamIDs }),
+		integer("PROXY_MAX_STREAM_IDS", 2048, 1, 32768, "Requests in flight of one client connection; over it OVERLOADED.", func(c *Config) *int { return &c.Listen.MaxStreamIDs }),
 		noTLS(text("PROXY_TLS_CA_PATH", "", "PEM file of the authorities that sign clients' certificates.", func(c *Config) *string { return &c.Listen.TLS.CA })),
 		noTLS(text("PROXY_TLS_CERT_PATH", "", "PEM file of the certificate shown to clients.", func(c *Config) *string { return &c.Listen.TLS.Cert })),
 		noTLS(text("PROXY_TLS_KEY_PATH", "", "PEM file of its key.", func(c *Config) *string { return &c.Listen.TLS.Key })),

@@ -31,7 +31,6 @@ const (
 type ClusterOptions struct {
 	Control            ControlConfig
 	ConnectionsPerNode int
-	MaxStreams         int
 	RequestTimeout     time.Duration
 	Heartbeat          time.Duration
 	// Meter makes the owner's record for a node, once for each connection; it is

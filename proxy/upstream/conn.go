@@ -116,7 +116,6 @@ type Conn struct {
 	keyspace string
 	version  frame.Version
 	timeout  int64 // nanoseconds
-	streams  int   // at most so many in flight
 	meter    any
 
 	out nbio.Outbox
@@ -141,7 +140,6 @@ type ConnOptions struct {
 	Keyspace string
 	Version  frame.Version
 	Timeout  time.Duration
-	Streams  int
 	// Meter is what Meter returns; the pool's owner keeps its per-node figures there.
 	Meter any
 }
@@ -149,7 +147,7 @@ type ConnOptions struct {
 func newConn(nc net.Conn, o ConnOptions) *Conn {
 	c := &Conn{
 		side: o.Side, node: o.Node, nc: nbio.New(nc), keyspace: o.Keyspace, version: o.Version,
-		timeout: int64(o.Timeout), streams: min(max(o.Streams, 1), maxStreams), meter: o.Meter,
+		timeout: int64(o.Timeout), meter: o.Meter,
 		closed: make(chan struct{}),
 	}
 	c.out.Init(c.nc, o.Timeout, c.close)
@@ -165,6 +163,9 @@ func (c *Conn) Meter() any { return c.meter }
 
 // Node is the address of the node.
 func (c *Conn) Node() string { return c.node }
+
+// Busy reports whether every stream id is taken, so that Send would refuse.
+func (c *Conn) Busy() bool { return c.InFlight() >= maxStreams }
 
 // Usable reports whether the connection is still open. It may break the moment
 // after.
@@ -210,7 +211,7 @@ func (c *Conn) Send(r Receiver, f frame.Frame, p Patch, now int64) error {
 	case len(c.free) > 0:
 		id = c.free[len(c.free)-1]
 		c.free = c.free[:len(c.free)-1]
-	case len(c.slots) < c.streams:
+	case len(c.slots) < maxStreams:
 		id = int16(len(c.slots))
 		c.slots = append(c.slots, slot{})
 	default:
@@ -338,7 +339,7 @@ func (c *Conn) expire(b *Batch) {
 			c.late++
 		}
 	}
-	dead := c.late > c.streams/2
+	dead := c.late > maxStreams/2
 	c.out.End(buf)
 	for _, r := range lost {
 		c.inFlight.Add(-1)

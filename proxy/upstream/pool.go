@@ -232,7 +232,7 @@ func (p *Pool) keep(ctx context.Context, m *member, nc net.Conn) {
 		wait = retryMin
 		c := newConn(nc, ConnOptions{
 			Side: p.cluster.side, Node: m.node.Addr.String(), Keyspace: p.key.Keyspace, Version: p.key.Version,
-			Timeout: p.cluster.opts.RequestTimeout, Streams: p.cluster.opts.MaxStreams, Meter: p.cluster.opts.Meter(p.cluster.side, m.node.Addr.String()),
+			Timeout: p.cluster.opts.RequestTimeout, Meter: p.cluster.opts.Meter(p.cluster.side, m.node.Addr.String()),
 		})
 		nc = nil
 		p.note(ctx, m, &failing, nil)
