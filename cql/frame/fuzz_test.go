@@ -62,7 +62,7 @@ func FuzzReader(f *testing.F) {
 
 type loopOnce struct{ io.Reader }
 
-func (l *loopOnce) ReadLazily(buf func() []byte) (int, error) { return l.Read(buf()) }
+func (l *loopOnce) ReadLazily(buf func() []byte, _ func()) (int, error) { return l.Read(buf()) }
 
 func splitAny(t *testing.T, f Frame) {
 	if r, err := SplitResponse(f); err == nil && !bytes.Equal(f[r.BodyOffset:], r.Body) {

@@ -7,22 +7,14 @@ import (
 	"sync"
 )
 
-// Source is what a Reader reads. A source may also be a LazySource, or have
-//
-//	ReadLazily(buf func() []byte, release func()) (int, error)
-//
-// which may give the memory back with release when it finds that it must wait
-// after all. buf may be called again, with or without a release between.
+// Source is what a Reader reads; it may also be a LazySource.
 type Source = io.Reader
 
 // LazySource is a source that waits without a buffer, so that an idle connection
-// costs none: ReadLazily calls buf for memory when there is something to read,
-// and reads into it once.
+// costs none: ReadLazily calls buf for memory, reads into it once, and gives the
+// memory back with release when it finds that it must wait. It calls buf again
+// before it tries again.
 type LazySource interface {
-	ReadLazily(buf func() []byte) (int, error)
-}
-
-type releasingSource interface {
 	ReadLazily(buf func() []byte, release func()) (int, error)
 }
 
@@ -36,10 +28,9 @@ const maxEmptyReads = 100
 // bytes of a frame (larger while a larger frame comes in), and none while a lazy
 // source waits between frames. It is not safe for concurrent use.
 type Reader struct {
-	src       Source
-	lazy      LazySource
-	releasing releasingSource
-	maxBody   int
+	src     Source
+	lazy    LazySource // src, if it is one
+	maxBody int
 
 	buf  []byte // nil: none held
 	r, w int    // buf[r:w] is read but not yet returned
@@ -54,12 +45,7 @@ type Reader struct {
 // NewReader returns a reader of frames whose bodies have at most maxBody bytes.
 func NewReader(src Source, maxBody int) *Reader {
 	r := &Reader{src: src, maxBody: maxBody}
-	switch s := src.(type) {
-	case releasingSource:
-		r.releasing = s
-	case LazySource:
-		r.lazy = s
-	}
+	r.lazy, _ = src.(LazySource)
 	r.take = func() []byte {
 		if r.buf == nil {
 			r.buf = takeBuffer(0)
@@ -186,15 +172,11 @@ func (r *Reader) fill(total int) error {
 func (r *Reader) read(total int) (int, error) {
 	if r.r == r.w {
 		r.r, r.w = 0, 0
-		switch {
-		case r.releasing != nil:
+		if r.lazy != nil || len(r.buf) > smallBuffer {
 			r.releaseIfEmpty()
-			return r.releasing.ReadLazily(r.take, r.give)
-		case r.lazy != nil:
-			r.releaseIfEmpty()
-			return r.lazy.ReadLazily(r.take)
-		case len(r.buf) > smallBuffer:
-			r.releaseIfEmpty()
+		}
+		if r.lazy != nil {
+			return r.lazy.ReadLazily(r.take, r.give)
 		}
 		return r.src.Read(r.take())
 	}
