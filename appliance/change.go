@@ -1,0 +1,348 @@
+package appliance
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/zdmproject/terraform-provider-zdm/appliance/adminapi"
+	"github.com/zdmproject/terraform-provider-zdm/appliance/store"
+	"github.com/zdmproject/terraform-provider-zdm/internal/secret"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/config"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
+)
+
+// putConfig is the transaction of the package comment.
+func (a *Agent) putConfig(in adminapi.Config, ifMatch uint64, reply func(answer)) {
+	refuse := func(p *adminapi.Problem) { reply(answer{err: p}) }
+	doc := a.document(in)
+	committed := a.rec.Committed
+	if committed != nil && doc.ClusterID != committed.ClusterID {
+		refuse(problem(conflict, "this instance belongs to cluster %q, not %q; use its own cluster, or begin with an empty state folder", committed.ClusterID, doc.ClusterID))
+		return
+	}
+	if p := a.free(); p != nil {
+		refuse(p)
+		return
+	}
+	// A repeated PUT whose first answer was lost has a stale If-Match and is a
+	// success all the same (RFC 9110, 13.1.1 allows it).
+	if doc.Equal(committed) {
+		reply(a.configAnswer())
+		return
+	}
+	if generation := generationOf(committed); ifMatch != generation {
+		refuse(problem(stale, "generation is %d, the request was for %d; read it again and decide anew", generation, ifMatch))
+		return
+	}
+	if prepared := a.prepared(); prepared != nil {
+		refuse(problem(conflict, "a step to %s is prepared until %s; commit or abort it, or wait", prepared.Phase, prepared.Expires.Format("15:04:05 MST")))
+		return
+	}
+	if err := check(in, doc); err != nil {
+		reply(answer{err: err})
+		return
+	}
+
+	rec := a.rec
+	rec.LastGeneration++
+	doc.Generation = rec.LastGeneration
+	rec.Wanted = doc
+	if err := a.save(rec); err != nil {
+		reply(answer{err: err})
+		return
+	}
+	a.note(kindConfig, "applying generation %d", doc.Generation)
+	commit := func() error {
+		rec := a.rec
+		rec.Committed, rec.Wanted = doc, nil
+		return a.save(rec)
+	}
+	a.replace(doc, fmt.Sprintf("generation %d is being applied", doc.Generation), commit, func(err error) {
+		if err == nil {
+			a.note(kindConfig, "generation %d is in force", doc.Generation)
+			reply(a.configAnswer())
+			return
+		}
+		rec := a.rec
+		rec.Wanted = nil
+		if back := a.save(rec); back != nil {
+			// The store still says wanted, which the next start gives up.
+			err = errors.Join(err, fmt.Errorf("going back to generation %d: %w", generationOf(committed), back))
+		}
+		a.report("generation %d was not applied: %v", doc.Generation, err)
+		reply(answer{err: failed(err, keeps(committed))})
+	})
+}
+
+func keeps(committed *store.Document) string {
+	if committed == nil {
+		return "the instance has no configuration, as before; correct the cause and send the document again"
+	}
+	return fmt.Sprintf("generation %d runs on; correct the cause and send the document again", committed.Generation)
+}
+
+func generationOf(d *store.Document) uint64 {
+	if d == nil {
+		return 0
+	}
+	return d.Generation
+}
+
+// document is what a request asks for, with the secrets that it keeps.
+func (a *Agent) document(in adminapi.Config) *store.Document {
+	doc := &store.Document{ClusterID: in.ClusterID, Instance: in.Instance, Settings: maps.Clone(in.Settings), Secrets: map[string]secret.String{}}
+	if doc.Settings == nil {
+		doc.Settings = map[string]string{}
+	}
+	if a.rec.Committed != nil {
+		maps.Copy(doc.Secrets, a.rec.Committed.Secrets)
+	}
+	for name, text := range in.Secrets {
+		if text == "" {
+			delete(doc.Secrets, name)
+		} else {
+			doc.Secrets[name] = secret.New(text)
+		}
+	}
+	return doc
+}
+
+// byPhase are the settings that a phase decides; under an agent they would
+// contradict it.
+var byPhase = []string{"phase", "primary_cluster", "read_mode"}
+
+// maxName bounds cluster ids and instance names: they are shown and compared.
+const maxName = 128
+
+// check returns every problem at once, as a *config.Error.
+func check(in adminapi.Config, doc *store.Document) error {
+	var problems []string
+	for _, name := range []struct{ key, text string }{{"cluster_id", doc.ClusterID}, {"instance", doc.Instance}} {
+		switch {
+		case name.text == "":
+			problems = append(problems, name.key+": is empty; give one")
+		case len(name.text) > maxName || strings.ContainsFunc(name.text, func(r rune) bool { return r < ' ' || r == 0x7f }):
+			problems = append(problems, fmt.Sprintf("%s: is longer than %d bytes or has control characters; give a plain one", name.key, maxName))
+		}
+	}
+	secrets := map[string]bool{}
+	for _, s := range config.Settings() {
+		secrets[s.Key()] = s.Secret
+	}
+	values := map[string]string{}
+	for _, key := range slices.Sorted(maps.Keys(doc.Settings)) {
+		switch {
+		case slices.Contains(byPhase, key):
+			problems = append(problems, key+": the phase is a document of its own; leave it out, and use POST "+adminapi.PathPhasePrepare)
+		case secrets[key]:
+			problems = append(problems, key+": is a secret; put it under secrets")
+		default:
+			values[key] = doc.Settings[key]
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(in.Secrets)) {
+		if isSecret, known := secrets[key]; known && !isSecret {
+			problems = append(problems, key+": is not a secret; put it under settings")
+		}
+	}
+	for key, value := range doc.Secrets {
+		if isSecret, known := secrets[key]; isSecret || !known {
+			values[key] = value.Reveal()
+		}
+	}
+	_, err := config.Parse(values)
+	var invalid *config.Error
+	switch {
+	case errors.As(err, &invalid):
+		problems = append(problems, invalid.Problems...)
+	case err != nil:
+		return err
+	}
+	if len(problems) == 0 {
+		return nil
+	}
+	return &config.Error{Problems: problems}
+}
+
+// configAnswer shows the document that is being applied, or runs.
+func (a *Agent) configAnswer() answer {
+	a.publish()
+	return configOf(a.view.Load())
+}
+
+func configOf(v *view) answer {
+	out := adminapi.Config{Settings: map[string]string{}, Running: v.running}
+	doc := v.rec.Committed
+	if v.rec.Wanted != nil {
+		doc = v.rec.Wanted
+	}
+	if doc != nil {
+		out.ClusterID, out.Instance, out.Generation = doc.ClusterID, doc.Instance, doc.Generation
+		out.Settings, out.Secrets = doc.Settings, map[string]string{}
+		for name, value := range doc.Secrets {
+			out.Secrets[name] = value.Digest(v.rec.Salt)
+		}
+	}
+	return answer{body: out, etag: strconv.FormatUint(out.Generation, 10)}
+}
+
+// restart replaces the process by one with the same configuration.
+func (a *Agent) restart(reason string, reply func(answer)) {
+	doc := a.rec.Committed
+	if doc == nil {
+		reply(answer{err: problem(notReady, "the instance is locked: it has no configuration to run; PUT one to %s", adminapi.PathConfig)})
+		return
+	}
+	if p := a.free(); p != nil {
+		reply(answer{err: p})
+		return
+	}
+	if prepared := a.prepared(); prepared != nil {
+		reply(answer{err: problem(conflict, "a step to %s is prepared until %s; commit or abort it, or wait", prepared.Phase, prepared.Expires.Format("15:04:05 MST"))})
+		return
+	}
+	a.note(kindProcess, "restarting generation %d; reason: %q", doc.Generation, reason)
+	a.replace(doc, "the proxy is being restarted", func() error { return nil }, func(err error) {
+		if err != nil {
+			a.report("restart: %v", err)
+			reply(answer{err: failed(err, "the process that ran before runs on; correct the cause and restart again")})
+			return
+		}
+		a.publish()
+		reply(answer{})
+	})
+}
+
+// replace starts a process with doc and, once it is ready, hands over to it.
+// commit is called when it serves; done when all is over, where an error means
+// that current is what it was.
+func (a *Agent) replace(doc *store.Document, busy string, commit func() error, done func(error)) {
+	next, err := a.startProcess()
+	if err != nil {
+		done(err)
+		return
+	}
+	next.generation = doc.Generation
+	a.busy = busy
+	g := a.goalOf(doc)
+	a.task(func(ctx context.Context) func() {
+		ctx, cancel := context.WithTimeout(ctx, a.o.ReadyTimeout)
+		defer cancel()
+		err := next.lift(ctx, g)
+		return func() {
+			if err == nil && a.stopping {
+				err = errors.New("the agent is ending")
+			}
+			if err != nil {
+				a.kill(next)
+				a.busy = ""
+				done(err)
+				return
+			}
+			a.handOver(next, g, commit, done)
+		}
+	})
+}
+
+// handOver gives the clients to next. From here on the end of the agent is
+// waited with: there are a few seconds at most.
+func (a *Agent) handOver(next *proxy, g goal, commit func() error, done func(error)) {
+	old, rising := a.current, a.rise != nil
+	a.stopRise()
+	a.handing = true
+	takeOver := old != nil && old.serving
+	if !takeOver && g.phase != phase.None {
+		a.current = nil // giveSockets ends it, which is no crash
+	}
+	before := a.current
+	a.task(func(ctx context.Context) func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), handOverTimeout)
+		defer cancel()
+		err := a.giveSockets(ctx, old, next, g, takeOver)
+		return func() {
+			a.busy, a.handing = "", false
+			if err != nil {
+				a.kill(next)
+			} else {
+				next.epoch, next.serving = g.epoch, g.phase != phase.None
+				a.current = next
+				if err = commit(); err != nil {
+					a.current = before
+					a.retire(next)
+				}
+			}
+			if err == nil && old != nil {
+				a.releaseOld(old)
+			}
+			if err == nil {
+				a.riseError = ""
+				a.backoff.Reset()
+				a.note(kindProcess, "%s has taken over with generation %d", next, next.generation)
+			}
+			if a.current != nil && ended(a.current) {
+				a.current = nil
+			}
+			done(err)
+			if a.stopping {
+				a.leave()
+			} else if a.current == nil || (a.current == before && rising) {
+				a.raise()
+			}
+		}
+	})
+}
+
+// releaseOld ends the process that has been replaced.
+func (a *Agent) releaseOld(old *proxy) {
+	if ended(old) {
+		return
+	}
+	if old.serving {
+		a.retire(old)
+	} else {
+		a.kill(old)
+	}
+}
+
+func ended(p *proxy) bool {
+	select {
+	case <-p.Done():
+		return true
+	default:
+		return false
+	}
+}
+
+// giveSockets has next open its ports. One that was on its way to serve would be
+// in between, so it is ended first; it has no clients.
+func (a *Agent) giveSockets(ctx context.Context, old, next *proxy, g goal, takeOver bool) error {
+	if old != nil && !takeOver && g.phase != phase.None {
+		a.kill(old)
+		select {
+		case <-old.Done():
+		case <-ctx.Done():
+			return fmt.Errorf("%s does not end", old)
+		}
+	}
+	if g.phase == phase.None {
+		return nil
+	}
+	if takeOver {
+		err := next.serve(ctx, old.Socket())
+		if err == nil {
+			return nil
+		}
+		if !ended(old) {
+			return fmt.Errorf("take the sockets over from %s: %w", old, err)
+		}
+	}
+	if err := next.serve(ctx, ""); err != nil {
+		return fmt.Errorf("open the client port of %s: %w", next, err)
+	}
+	return nil
+}

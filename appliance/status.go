@@ -1,0 +1,80 @@
+package appliance
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/zdmproject/terraform-provider-zdm/appliance/adminapi"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/control"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
+)
+
+// statusTimeout bounds asking the process for a status, which shows without it
+// what the agent knows.
+const statusTimeout = 2 * time.Second
+
+// status looks at the owner's view and asks the process.
+func (a *Agent) status(ctx context.Context) adminapi.Status {
+	v := a.view.Load()
+	st := adminapi.Status{
+		State: adminapi.Locked, Version: a.o.Version, Started: a.start, Running: v.running,
+		Phase: phaseOf(v, a.o.Now()).body.(adminapi.Phase), Restarts: v.restarts, Child: v.output, Errors: a.events.errors(),
+	}
+	doc := v.rec.Committed
+	if doc != nil {
+		st.State = adminapi.Configured
+		if v.rec.Phase.Phase != phase.None {
+			st.State = adminapi.Serving
+		}
+	}
+	if v.rec.Wanted != nil {
+		doc = v.rec.Wanted
+	}
+	if doc != nil {
+		st.ClusterID, st.Instance, st.Generation = doc.ClusterID, doc.Instance, doc.Generation
+	}
+	not := func(format string, args ...any) { st.NotReady = append(st.NotReady, fmt.Sprintf(format, args...)) }
+	if v.rec.Committed == nil {
+		not("the instance is locked; PUT a configuration to %s", adminapi.PathConfig)
+	}
+	if v.busy != "" && st.Running != st.Generation {
+		not("%s", v.busy)
+	}
+	if v.riseError != "" {
+		not("%s", v.riseError)
+	}
+	switch {
+	case v.current == nil:
+		if v.rec.Committed != nil && v.riseError == "" {
+			not("the proxy process is being started")
+		}
+	default:
+		a.askProxy(ctx, v, &st, not)
+	}
+	st.Ready = len(st.NotReady) == 0
+	return st
+}
+
+func (a *Agent) askProxy(ctx context.Context, v *view, st *adminapi.Status, not func(string, ...any)) {
+	own, err := v.current.status(ctx, statusTimeout)
+	if err != nil {
+		not("%v", err)
+		return
+	}
+	st.Proxy, st.Running = own, own.Generation
+	for _, reason := range own.NotReady {
+		not("%s", reason)
+	}
+	if !own.Ready && len(own.NotReady) == 0 {
+		not("the proxy process is %s", own.State)
+	}
+	stored := v.rec.Phase
+	switch {
+	case stored.Phase == phase.None:
+	case own.Phase != stored.Phase || own.Epoch != stored.Epoch:
+		not("the proxy process does not run the stored phase %s (epoch %d) yet", stored.Phase, stored.Epoch)
+	case own.State != control.Serving && v.riseError == "":
+		not("the client port is not open yet")
+	}
+}
