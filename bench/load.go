@@ -20,6 +20,7 @@ import (
 type load struct {
 	loop     *loop
 	clients  map[*socket]*client
+	burst    int64 // requests that go out in one write; 0: all that one read let go
 	stopping bool
 	err      error
 	done     int64 // answers
@@ -106,6 +107,11 @@ func (w *load) answered(s *socket, f []byte) {
 	w.open--
 	if !w.stopping {
 		w.send(s, w.clients[s], f[2], f[3])
+		if w.burst > 0 && w.done%w.burst == 0 {
+			if err := w.loop.flush(s); err != nil {
+				w.err = err
+			}
+		}
 	}
 }
 

@@ -108,7 +108,7 @@ func (r *result) cells() [][]string {
 	for _, s := range r.Subjects {
 		head = append(head, s.Name)
 	}
-	table := [][]string{append(head, "zdm-proxy: at most", "zdm-proxy / dual relay")}
+	table := [][]string{append(head, "zdm-proxy: at most", "zdm-proxy / dual relay", "the same: at most")}
 	for _, name := range rowNames() {
 		i := slices.IndexFunc(r.Rows, func(f *figures) bool { return f.Row.Name == name })
 		if i < 0 {
@@ -125,15 +125,18 @@ func (r *result) cells() [][]string {
 			}
 			line = append(line, text)
 		}
-		bound, ratio := "-", "-"
+		bound, ratio, boundRatio := "-", "-", "-"
 		if f.Row.AtMost > 0 {
 			bound = fmt.Sprintf("%g", f.Row.AtMost)
+		}
+		if f.Row.Relay > 0 {
+			boundRatio = fmt.Sprintf("%.2f", f.Row.AtMost/f.Row.Relay)
 		}
 		proxy, relay := f.Medians["zdm-proxy"], f.Medians["dual relay"]
 		if proxy > 0 && relay > 0 && f.Failed["zdm-proxy"] == "" {
 			ratio = fmt.Sprintf("%.2f", proxy/relay)
 		}
-		table = append(table, append(line, bound, ratio))
+		table = append(table, append(line, bound, ratio, boundRatio))
 	}
 	return table
 }

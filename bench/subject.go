@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"errors"
 	"fmt"
 	"net"
@@ -13,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -31,7 +31,27 @@ type process struct {
 	name, version string
 	at            netip.AddrPort
 	cmd           *exec.Cmd
-	log           *bytes.Buffer // of its stderr; read it only after the end
+	log           *tail // of its stderr
+}
+
+// tail keeps the last few KB written to it.
+type tail struct {
+	mu sync.Mutex
+	b  []byte
+}
+
+func (t *tail) Write(b []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.b = append(t.b, b...)
+	t.b = t.b[max(0, len(t.b)-2000):]
+	return len(b), nil
+}
+
+func (t *tail) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return string(t.b)
 }
 
 func (p *process) stop() {
@@ -66,7 +86,7 @@ func (p *process) resident() (int64, error) {
 }
 
 func command(name, path string, args ...string) *process {
-	p := &process{name: name, cmd: exec.Command(path, args...), log: &bytes.Buffer{}}
+	p := &process{name: name, cmd: exec.Command(path, args...), log: &tail{}}
 	p.cmd.Stderr = p.log
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // nothing outlives the harness
 	return p
@@ -178,13 +198,14 @@ func startProxy(name, path string, origin, target netip.AddrPort) (*process, err
 	set("PROXY_MAX_CLIENT_CONNECTIONS", 10_000)
 	set("METRICS_ADDRESS", metrics.Addr())
 	set("METRICS_PORT", metrics.Port())
-	for _, name := range []string{"GOMAXPROCS", "GOGC", "GODEBUG"} { // so that they can be tried out
-		if v, ok := os.LookupEnv(name); ok {
-			p.cmd.Env = append(p.cmd.Env, name+"="+v)
+	for _, v := range os.Environ() { // so that a setting can be tried out
+		if name, _, _ := strings.Cut(v, "="); strings.HasPrefix(name, "ZDM_") || strings.HasPrefix(name, "GO") {
+			p.cmd.Env = append(p.cmd.Env, v)
 		}
 	}
-	if out, err := exec.Command(path, "-version").Output(); err == nil {
-		p.version = strings.TrimSpace(string(out))
+	if out, err := exec.Command(path, "-version").Output(); err == nil && len(out) > 0 {
+		words := strings.Fields(string(out))
+		p.version = words[len(words)-1]
 	}
 	if err := p.cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)
@@ -211,6 +232,5 @@ func (p *process) await(ready func() error) error {
 		}
 	}
 	p.stop()
-	log := p.log.String()
-	return fmt.Errorf("%s did not become ready: %w\n%s", p.name, err, log[max(0, len(log)-2000):])
+	return fmt.Errorf("%s did not become ready: %w\n%s", p.name, err, p.log)
 }
