@@ -31,13 +31,13 @@ func runStatus(ctx context.Context, args []string) error {
 
 func printStatus(w io.Writer, l *lab.Lab) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	_, _ = fmt.Fprintln(t, "NAME\tPID\tSTATE\tADDRESS\tVERSION\tMEMORY")
+	_, _ = fmt.Fprintln(t, "NAME\tPID\tSTATE\tADDRESS\tVERSION\tMEMORY\tDETAIL")
 	for _, p := range l.Status(context.Background()).Processes {
 		pid, memory := "-", "-"
 		if p.PID != 0 {
 			pid, memory = fmt.Sprint(p.PID), fmt.Sprintf("%d MB", p.MemoryBytes>>20)
 		}
-		_, _ = fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", p.Name, pid, p.State, p.Address, p.Version, memory)
+		_, _ = fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", p.Name, pid, p.State, p.Address, p.Version, memory, p.Detail)
 	}
 	return t.Flush()
 }

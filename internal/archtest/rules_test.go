@@ -31,11 +31,12 @@ var floors = map[string]int{
 	"proxy/prepared":     21, // keeps the route of a statement
 	"appliance/adminapi": 21, // a status carries the proxy's own
 
-	"proxy/upstream":       30,
-	"proxy/virtual":        31, // answers out of upstream's topology
-	"appliance/client":     30,
-	"appliance/store":      30,
-	"internal/lab/journal": 30,
+	"proxy/upstream":         30,
+	"proxy/virtual":          31, // answers out of upstream's topology
+	"appliance/client":       30,
+	"appliance/store":        30,
+	"internal/lab/cassandra": 30,
+	"internal/lab/journal":   30,
 
 	"proxy":               40,
 	"appliance/rollout":   40,

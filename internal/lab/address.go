@@ -10,13 +10,17 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+
+	"github.com/zdmproject/terraform-provider-zdm/appliance/adminapi"
+	"github.com/zdmproject/terraform-provider-zdm/internal/lab/cassandra"
 )
 
-// Ports, the same on every address.
+// Ports, the same on every address. Clients find a proxy on the port that they
+// know from Cassandra.
 const (
-	nativePort  = 9042
-	storagePort = 7000
-	adminPort   = 8443
+	clientPort  = cassandra.NativePort
+	adminPort   = adminapi.DefaultPort
+	metricsPort = 14001
 )
 
 // defaultBase is where a lab is if nobody says otherwise.
@@ -27,16 +31,17 @@ const (
 	groupOrigin = 1
 	groupTarget = 2
 	groupProxy  = 3
+	groupAlone  = 4 // proxies without an agent
 )
 
 // checkBase accepts 127.x.y.0 with room for the groups above it.
 func checkBase(base netip.Addr) error {
 	if base.Is4() {
-		if b := base.As4(); b[0] == 127 && b[3] == 0 && int(b[2])+groupProxy <= 255 {
+		if b := base.As4(); b[0] == 127 && b[3] == 0 && int(b[2])+groupAlone <= 255 {
 			return nil
 		}
 	}
-	return fmt.Errorf("base address %s is not of the form 127.x.y.0 with y below %d", base, 255-groupProxy+1)
+	return fmt.Errorf("base address %s is not of the form 127.x.y.0 with y below %d", base, 256-groupAlone)
 }
 
 // address returns the n-th address (from 1) of a group.

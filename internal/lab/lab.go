@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/zdmproject/terraform-provider-zdm/internal/lab/cassandra"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
 )
 
@@ -56,7 +57,8 @@ type Lab struct {
 	Origin, Target *Cluster
 	Appliances     []*Appliance
 
-	state *state
+	state    *state
+	programs *binaries
 }
 
 // Clusters returns both sides, indexed by phase.Side.
@@ -67,7 +69,7 @@ func (l *Lab) Cluster(s phase.Side) *Cluster { return l.Clusters()[s] }
 
 // Up brings the lab up: it makes it if the folder has none, and starts whatever
 // does not run. A second Up changes nothing. It returns a *DiffersError if
-// there is a lab that is not the one asked for, and a *JavaError without Java.
+// there is a lab that is not the one asked for, and a *cassandra.JavaError without Java.
 // Should it fail, the processes that it has started are ended, and their logs
 // stay.
 func Up(ctx context.Context, o Options) (*Lab, error) {
@@ -102,12 +104,17 @@ func Up(ctx context.Context, o Options) (*Lab, error) {
 	if err := s.locate(ctx, p); err != nil {
 		return nil, err
 	}
+	if o.Binaries != "" {
+		if s.Binaries, err = filepath.Abs(o.Binaries); err != nil {
+			return nil, err
+		}
+	}
 	if err := s.write(dir); err != nil {
 		return nil, err
 	}
 	l := fromState(dir, s)
 	p.warnMemory(l)
-	if err := l.start(ctx, o, p); err != nil {
+	if err := l.start(ctx, p); err != nil {
 		return nil, err
 	}
 	return l, nil
@@ -136,7 +143,7 @@ func (o *Options) complete() error {
 		problems = append(problems, fmt.Errorf("proxies: %d is not between 0 and %d", o.Proxies, maxProxies))
 	}
 	for _, v := range []string{o.OriginVersion, o.TargetVersion} {
-		_, err := parseVersion(v)
+		_, err := cassandra.ParseVersion(v)
 		problems = append(problems, err)
 	}
 	return errors.Join(problems...)
@@ -144,18 +151,22 @@ func (o *Options) complete() error {
 
 // locate finds Java and the jars, again at each Up: they may have moved.
 func (s *state) locate(ctx context.Context, p *progress) error {
-	java, err := FindJava()
+	java, err := cassandra.FindJava()
 	if err != nil {
 		return err
 	}
 	s.Java = java
+	cache, err := cacheDir()
+	if err != nil {
+		return err
+	}
 	for side, text := range s.Versions {
-		v, err := parseVersion(text)
+		v, err := cassandra.ParseVersion(text)
 		if err != nil {
 			return err
 		}
 		// One after the other: Maven's repository is not made for two at once.
-		if s.Jars[side], err = jars(ctx, java, v, p.say); err != nil {
+		if s.Jars[side], err = cassandra.Jars(ctx, cache, java, v, p.say); err != nil {
 			return err
 		}
 	}
@@ -164,13 +175,16 @@ func (s *state) locate(ctx context.Context, p *progress) error {
 
 // fromState makes the values that stand for a lab.
 func fromState(dir string, s *state) *Lab {
-	l := &Lab{Dir: dir, BaseAddress: s.BaseAddress, state: s}
+	l := &Lab{
+		Dir: dir, BaseAddress: s.BaseAddress, state: s,
+		programs: &binaries{given: s.Binaries, dir: filepath.Join(dir, "bin"), built: map[string]bool{}},
+	}
 	cluster := func(side phase.Side, group int) *Cluster {
-		c := &Cluster{Side: side, Version: s.Versions[side], Port: nativePort, Username: appRole, Password: s.Passwords[side]}
+		c := &Cluster{Side: side, Version: s.Versions[side], Port: cassandra.NativePort, Username: appRole, Password: s.Passwords[side]}
 		for i := range s.Nodes {
 			name := fmt.Sprintf("%s-%d", side, i+1)
 			c.Nodes = append(c.Nodes, &Node{
-				Name: name, Side: side, Address: address(s.BaseAddress, group, i+1), Port: nativePort,
+				Name: name, Side: side, Address: address(s.BaseAddress, group, i+1), Port: cassandra.NativePort,
 				Version: s.Versions[side], lab: l, dir: filepath.Join(dir, name), index: i,
 			})
 		}
@@ -185,7 +199,7 @@ func fromState(dir string, s *state) *Lab {
 
 // start starts what does not run, and waits until all of it is ready. Should it
 // fail, it ends what it has started.
-func (l *Lab) start(ctx context.Context, o Options, p *progress) (err error) {
+func (l *Lab) start(ctx context.Context, p *progress) (err error) {
 	u := &starting{p: p, wait: p.wait()}
 	defer func() {
 		u.wait.end()
@@ -200,7 +214,7 @@ func (l *Lab) start(ctx context.Context, o Options, p *progress) (err error) {
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	if err := l.startAppliances(ctx, o, u); err != nil {
+	if err := l.startAppliances(ctx, u); err != nil {
 		return err
 	}
 	if len(u.dirs) == 0 {
@@ -331,7 +345,7 @@ func Purge(ctx context.Context, dir string) error {
 	if err := down(ctx, dir, 0); err != nil {
 		return err
 	}
-	return os.RemoveAll(dir)
+	return errors.Join(os.RemoveAll(dir), os.RemoveAll(shortDir(dir)))
 }
 
 // down ends all processes of the folder. The agents go first, since they would

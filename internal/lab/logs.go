@@ -100,7 +100,13 @@ func (l *Lab) logPath(name string) (string, error) {
 		if a.Name == name {
 			return a.LogPath(), nil
 		}
-		names = append(names, a.Name)
+		if a.Name+proxyOfAgent == name {
+			if path := a.proxyLog(); path != "" {
+				return path, nil
+			}
+			return "", fmt.Errorf("%s has not started a proxy yet; zdm-lab logs %s shows what its agent does", a.Name, a.Name)
+		}
+		names = append(names, a.Name, a.Name+proxyOfAgent)
 	}
 	return "", fmt.Errorf("no process %q in this lab; it has %s", name, strings.Join(names, ", "))
 }

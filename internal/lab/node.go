@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/zdmproject/terraform-provider-zdm/internal/lab/cassandra"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
 )
 
@@ -97,26 +98,26 @@ func (n *Node) launch() error {
 	case processPaused:
 		return fmt.Errorf("start %s: it is paused; continue it", n.Name)
 	}
-	for _, port := range []int{n.Port, storagePort} {
+	for _, port := range []int{n.Port, cassandra.StoragePort} {
 		if err := checkFree(n.Address, port); err != nil {
 			return fmt.Errorf("start %s: %w", n.Name, err)
 		}
 	}
-	v, err := parseVersion(n.Version)
+	v, err := cassandra.ParseVersion(n.Version)
 	if err != nil {
 		return err
 	}
-	c := nodeConfig{
+	c := cassandra.Config{
 		Side: n.Side, Version: v, Address: n.Address, Seeds: n.cluster().ContactPoints(),
-		Token: token(n.index, len(n.cluster().Nodes)), Dir: n.dir,
+		Token: cassandra.Token(n.index, len(n.cluster().Nodes)), Dir: n.dir,
 	}
 	if err := os.MkdirAll(filepath.Join(n.dir, "tmp"), 0o700); err != nil {
 		return err
 	}
-	if err := c.write(); err != nil {
+	if err := c.Write(); err != nil {
 		return err
 	}
-	args, err := c.javaArgs(n.lab.state.Jars[n.Side])
+	args, err := c.JavaArgs(n.lab.state.Jars[n.Side])
 	if err != nil {
 		return fmt.Errorf("start %s: %w", n.Name, err)
 	}
@@ -154,10 +155,22 @@ func (n *Node) awaitLogin(ctx context.Context, username, password string) error 
 	})
 }
 
+func (n *Node) await(ctx context.Context, what string, try func(context.Context) error) error {
+	return await(ctx, awaited{name: n.Name, dir: n.dir, log: n.LogPath(), what: what, within: startTimeout}, try)
+}
+
+// awaited is what is waited for, for the error that tells why it never came.
+type awaited struct {
+	name, dir, log string
+	what           string // "accept connections"
+	within         time.Duration
+}
+
 // await tries until it succeeds, and tells from the process and its log why it
 // never will.
-func (n *Node) await(ctx context.Context, what string, try func(context.Context) error) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout, fmt.Errorf("not within %s", startTimeout))
+func await(ctx context.Context, a awaited, try func(context.Context) error) error {
+	tooLate := fmt.Errorf("not within %s", a.within)
+	ctx, cancel := context.WithTimeoutCause(ctx, a.within, tooLate)
 	defer cancel()
 	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
@@ -166,15 +179,15 @@ func (n *Node) await(ctx context.Context, what string, try func(context.Context)
 		if err == nil {
 			return nil
 		}
-		if readIdentity(n.dir).state() == processGone {
-			return fmt.Errorf("start %s: the process ended before it could %s; its log (%s) ends with:\n%s", n.Name, what, n.LogPath(), tail(n.LogPath(), 25))
+		if readIdentity(a.dir).state() == processGone {
+			return fmt.Errorf("start %s: the process ended before it could %s; its log (%s) ends with:\n%s", a.name, a.what, a.log, tail(a.log, 25))
 		}
 		select {
 		case <-ctx.Done():
-			if errors.Is(context.Cause(ctx), context.Canceled) {
-				return fmt.Errorf("start %s: wait for it to %s: %w", n.Name, what, context.Canceled)
+			if cause := context.Cause(ctx); !errors.Is(cause, tooLate) {
+				return fmt.Errorf("start %s: wait for it to %s: %w", a.name, a.what, cause)
 			}
-			return fmt.Errorf("start %s: it does not %s: %w (%w); its log (%s) ends with:\n%s", n.Name, what, context.Cause(ctx), err, n.LogPath(), tail(n.LogPath(), 25))
+			return fmt.Errorf("start %s: it did not %s within %s: %w; its log (%s) ends with:\n%s", a.name, a.what, a.within, err, a.log, tail(a.log, 25))
 		case <-tick.C:
 		}
 	}

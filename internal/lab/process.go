@@ -295,7 +295,7 @@ func belongs(pid int, dir string) bool {
 	program, rest, _ := bytes.Cut(cmdline, []byte{0})
 	switch filepath.Base(string(program)) {
 	case "java", "zdm-appliance", "zdm-proxy":
-		return bytes.Contains(rest, []byte(dir+"/"))
+		return bytes.Contains(rest, []byte(dir+"/")) || bytes.Contains(rest, []byte(shortDir(dir)+"/"))
 	}
 	return false
 }

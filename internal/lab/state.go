@@ -32,9 +32,10 @@ type state struct {
 	Versions  [2]string `json:"versions"`
 	Passwords [2]string `json:"passwords"`
 	// Where things were found at the last Up, for starts from elsewhere.
-	Java     string    `json:"java"`
-	Jars     [2]string `json:"jars"`
-	Binaries string    `json:"binaries,omitempty"`
+	Java string    `json:"java"`
+	Jars [2]string `json:"jars"`
+	// Binaries is the folder that was given with Options.
+	Binaries string `json:"binaries,omitempty"`
 }
 
 func statePath(dir string) string { return filepath.Join(dir, "state.json") }

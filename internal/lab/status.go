@@ -25,6 +25,8 @@ type Process struct {
 	// MemoryBytes is the resident set.
 	MemoryBytes int64  `json:"memory_bytes"`
 	Log         string `json:"log"`
+	// Detail is the state of an agent, the phase of a proxy.
+	Detail string `json:"detail,omitempty"`
 }
 
 // ProcessState is what a process does.
@@ -49,7 +51,7 @@ func (l *Lab) Status(ctx context.Context) Status {
 		}
 	}
 	for _, a := range l.Appliances {
-		s.Processes = append(s.Processes, a.status(ctx)...)
+		s.Processes = append(s.Processes, a.look(ctx)...)
 	}
 	return s
 }
