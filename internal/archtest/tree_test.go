@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -73,8 +74,20 @@ func eachFile(t *testing.T, f func(name string)) {
 	}
 }
 
-// packages reads every package of the root module.
+// loaded is read once for all tests, and not changed after.
+var loaded struct {
+	once sync.Once
+	pkgs []*pkg
+}
+
+// packages returns every package of the root module.
 func packages(t *testing.T) []*pkg {
+	t.Helper()
+	loaded.once.Do(func() { loaded.pkgs = load(t) })
+	return loaded.pkgs
+}
+
+func load(t *testing.T) []*pkg {
 	t.Helper()
 	top := root(t)
 	byPath := map[string]*pkg{}
