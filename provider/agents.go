@@ -231,11 +231,9 @@ func endpointsOf(m types.Map) (endpoints map[string]string, known bool) {
 func checkEndpoint(text string) string {
 	u, err := url.Parse(text)
 	switch {
-	case err != nil:
-		return err.Error()
-	case u.Scheme != "https":
+	case !strings.HasPrefix(text, "https://"):
 		return fmt.Sprintf("%q does not begin with https://; give a URL like https://10.0.0.7:%d", text, adminapi.DefaultPort)
-	case u.Hostname() == "":
+	case err != nil || u.Hostname() == "":
 		return fmt.Sprintf("%q names no host; give a URL like https://10.0.0.7:%d", text, adminapi.DefaultPort)
 	case u.User != nil || u.RawQuery != "" || u.Fragment != "" || !slices.Contains([]string{"", "/"}, u.Path):
 		return fmt.Sprintf("%q has more than a host and a port; give a URL like https://10.0.0.7:%d", text, adminapi.DefaultPort)

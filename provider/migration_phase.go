@@ -268,7 +268,7 @@ func (r *phaseResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanR
 	at = r.peek(ctx, &plan, at, endpoints)
 	steps, err := rollout.Journey(plan.want(), !plan.ForceReason.IsNull(), at)
 	if err != nil {
-		resp.Diagnostics.AddAttributeError(path.Root("phase"), "Illegal move", upperFirst(err.Error())+".")
+		resp.Diagnostics.AddAttributeError(path.Root("phase"), "Illegal move", err.Error())
 		return
 	}
 	if len(steps) == 0 && !req.State.Raw.IsNull() && len(state.at()) == len(endpoints) {

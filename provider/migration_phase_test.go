@@ -1,0 +1,162 @@
+package provider
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/hashicorp/terraform-plugin-testing/helper/resource"
+	"github.com/hashicorp/terraform-plugin-testing/plancheck"
+
+	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
+)
+
+// in returns the configuration in a phase.
+func (d *deployment) in(p phase.Phase, force string) string {
+	return d.with(func(d *deployment) { d.phase, d.force = p.String(), force })
+}
+
+var phaseChanges = resource.ConfigPlanChecks{PreApply: []plancheck.PlanCheck{plancheck.ExpectResourceAction(phaseName, plancheck.ResourceActionUpdate)}}
+
+func TestAccPhaseWalksThroughTheMigrationAndBack(t *testing.T) {
+	d := deploy(t, "a", "b")
+	a, b := d.agents[0], d.agents[1]
+	step := func(p phase.Phase, force, previous string) resource.TestStep {
+		want := fmt.Sprintf("prepare %s, commit %s", p, p)
+		return after(resource.TestStep{
+			Config: d.in(p, force),
+			Check: resource.ComposeTestCheckFunc(attribute(phaseName, "phase", p.String()), attribute(phaseName, "instance_phases.b", p.String()),
+				attribute(phaseName, "previous", previous)),
+		}, told(t, fmt.Sprintf("a: %s; b: %s", want, want), a, b))
+	}
+	acceptance(t,
+		after(resource.TestStep{Config: d.String()}, told(t, "a: put; b: put", a, b)),
+		step(phase.DualWrite, "", ""),
+		step(phase.DualRead, "", "dual_write"),
+		step(phase.CutOver, "", "dual_read"),
+		step(phase.DualRead, "", "cut_over"),
+		step(phase.CutOver, "", "dual_read"),
+		step(phase.TargetOnly, "", "cut_over"),
+		resource.TestStep{Config: d.in(phase.CutOver, ""), ExpectError: expect("would answer with stale rows")},
+		step(phase.CutOver, "rehearsal, nobody writes", "target_only"),
+		// To take the reason out again changes nothing on the instances.
+		after(resource.TestStep{Config: d.in(phase.CutOver, "")}, told(t, "a: ; b: ", a, b)),
+	)
+}
+
+func TestAccIllegalMoveIsRefusedByThePlan(t *testing.T) {
+	d := deploy(t, "a", "b")
+	acceptance(t,
+		resource.TestStep{Config: d.with(func(d *deployment) { d.phase = "dual" }), ExpectError: expect(`value must be one of`)},
+		resource.TestStep{Config: d.in(phase.CutOver, ""), ExpectError: expect("begins with origin_only or dual_write")},
+		resource.TestStep{Config: d.in(phase.DualWrite, "")},
+		resource.TestStep{Config: d.in(phase.CutOver, ""), PlanOnly: true, ExpectError: expect("dual_write to cut_over skips a phase; go to dual_read first")},
+		resource.TestStep{Config: d.in(phase.OriginOnly, ""), PlanOnly: true, ExpectError: expect("the backfill must be done again")},
+	)
+}
+
+func TestAccRefusalChangesNothing(t *testing.T) {
+	d := deploy(t, "a", "b")
+	a, b := d.agents[0], d.agents[1]
+	acceptance(t,
+		after(resource.TestStep{Config: d.in(phase.DualWrite, "")}, told(t, "a: put, prepare dual_write, commit dual_write; b: put, prepare dual_write, commit dual_write", a, b)),
+		resource.TestStep{PreConfig: func() { b.set(func(b *fakeAgent) { b.refuse = "target: login as app failed" }) },
+			Config: d.in(phase.DualRead, ""), ExpectError: expect("target: login as app failed")},
+		after(resource.TestStep{PreConfig: func() {
+			told(t, "a: prepare dual_read, abort; b: ", a, b)()
+			b.set(func(b *fakeAgent) { b.refuse = "" })
+		}, Config: d.in(phase.DualRead, "")}, told(t, "a: prepare dual_read, commit dual_read; b: prepare dual_read, commit dual_read", a, b)),
+		resource.TestStep{PreConfig: func() { b.set(func(b *fakeAgent) { b.down = true }) }, Config: d.in(phase.CutOver, ""), ExpectError: expect("Nothing was changed")},
+		resource.TestStep{PreConfig: func() { b.set(func(b *fakeAgent) { b.down = false }) }, Config: d.in(phase.DualRead, "")},
+	)
+}
+
+func TestAccFailureBetweenCommitsIsFinishedForward(t *testing.T) {
+	d := deploy(t, "a", "b")
+	a, b := d.agents[0], d.agents[1]
+	acceptance(t,
+		resource.TestStep{Config: d.in(phase.DualWrite, "")},
+		resource.TestStep{PreConfig: func() { b.set(func(b *fakeAgent) { b.dropCommit = true }) },
+			Config: d.in(phase.DualRead, ""), ExpectError: expect("Now b in dual_write; a in dual_read; apply again to finish the step")},
+		// Another phase than the two is not possible now, and the plan shows both ways out.
+		resource.TestStep{PreConfig: func() {
+			a.took()
+			b.set(func(b *fakeAgent) { b.dropCommit, b.calls, b.phase.Prepared = false, nil, nil })
+		}, Config: d.in(phase.CutOver, ""), ExpectError: expect("set phase to dual_write or dual_read first")},
+		after(resource.TestStep{Config: d.in(phase.DualRead, ""), ConfigPlanChecks: phaseChanges, Check: attribute(phaseName, "instance_phases.b", "dual_read")},
+			told(t, "a: ; b: prepare dual_read, commit dual_read", a, b)),
+	)
+}
+
+func TestAccFailureBetweenCommitsCanBeTakenBack(t *testing.T) {
+	d := deploy(t, "a", "b")
+	a, b := d.agents[0], d.agents[1]
+	acceptance(t,
+		resource.TestStep{Config: d.in(phase.DualWrite, "")},
+		resource.TestStep{PreConfig: func() { b.set(func(b *fakeAgent) { b.dropCommit = true }) }, Config: d.in(phase.DualRead, ""), ExpectError: expect("finish the step")},
+		after(resource.TestStep{PreConfig: func() {
+			a.took()
+			b.set(func(b *fakeAgent) { b.dropCommit, b.calls, b.phase.Prepared = false, nil, nil })
+		}, Config: d.in(phase.DualWrite, ""), ConfigPlanChecks: phaseChanges}, told(t, "a: prepare dual_write, commit dual_write; b: ", a, b)),
+	)
+}
+
+func TestAccPhaseSeesWhatWasChangedBehindItsBack(t *testing.T) {
+	d := deploy(t, "a", "b")
+	a, b := d.agents[0], d.agents[1]
+	acceptance(t,
+		resource.TestStep{Config: d.in(phase.DualWrite, "")},
+		after(resource.TestStep{PreConfig: func() {
+			a.set(func(a *fakeAgent) { a.move(phase.DualRead); a.calls = nil })
+			b.set(func(b *fakeAgent) { b.move(phase.DualRead); b.calls = nil })
+		}, Config: d.in(phase.DualWrite, ""), ConfigPlanChecks: phaseChanges}, told(t, "a: prepare dual_write, commit dual_write; b: prepare dual_write, commit dual_write", a, b)),
+		after(resource.TestStep{PreConfig: func() { b.set(func(b *fakeAgent) { b.move(phase.DualRead); b.calls = nil }) },
+			Config: d.in(phase.DualWrite, ""), ConfigPlanChecks: phaseChanges}, told(t, "a: ; b: prepare dual_write, commit dual_write", a, b)),
+	)
+}
+
+func TestAccNewInstanceJoinsItsPeers(t *testing.T) {
+	d := deploy(t, "a", "b", "c")
+	c, all := d.agents[2], d.agents
+	two := func(p phase.Phase) string {
+		return d.with(func(d *deployment) { d.agents, d.phase = all[:2], p.String() })
+	}
+	acceptance(t,
+		resource.TestStep{Config: two(phase.DualWrite)},
+		resource.TestStep{Config: two(phase.DualRead)},
+		resource.TestStep{Config: two(phase.CutOver)},
+		after(resource.TestStep{Config: d.in(phase.CutOver, ""), Check: attribute(phaseName, "instance_phases.c", "cut_over")},
+			told(t, "c: put, prepare cut_over, commit cut_over", c)),
+	)
+}
+
+func TestAccPhaseImportAndDestroy(t *testing.T) {
+	d := deploy(t, "a", "b")
+	a := d.agents[0]
+	acceptance(t,
+		resource.TestStep{Config: d.in(phase.DualWrite, "")},
+		resource.TestStep{ResourceName: phaseName, ImportState: true, ImportStateVerify: true, ImportStateVerifyIdentifierAttribute: "cluster_id",
+			ImportStateId: fmt.Sprintf("a=%s,b=%s", a.server.URL, d.agents[1].server.URL)},
+		after(resource.TestStep{PreConfig: func() { a.took() }, Config: d.String()}, func() {
+			told(t, "a: ", a)()
+			if a.phase.Phase != phase.DualWrite {
+				t.Errorf("after the destroy a is in %s, want it untouched", a.phase.Phase)
+			}
+		}),
+	)
+}
+
+func TestAccStatus(t *testing.T) {
+	d := deploy(t, "a", "b")
+	const name = "data.zdm_proxy_status.test"
+	source := "data \"zdm_proxy_status\" \"test\" {\n cluster_id = zdm_proxy_cluster.test.id\n instances = zdm_proxy_cluster.test.admin_endpoints\n}\n"
+	acceptance(t,
+		resource.TestStep{Config: d.in(phase.DualWrite, "")},
+		resource.TestStep{Config: d.in(phase.DualWrite, "") + source, Check: resource.ComposeAggregateTestCheckFunc(
+			attribute(name, "ready", "true"), attribute(name, "phase", "dual_write"), attribute(name, "statuses.a.state", "serving"),
+			attribute(name, "statuses.b.origin.cluster_name", "old"), attribute(name, "statuses.b.requests", "42"))},
+		resource.TestStep{PreConfig: func() { d.agents[1].set(func(b *fakeAgent) { b.down = true }) }, Config: d.in(phase.DualWrite, "") + source,
+			Check: resource.ComposeAggregateTestCheckFunc(attribute(name, "ready", "false"), attribute(name, "statuses.a.ready", "true"),
+				resource.TestMatchResourceAttr(name, "statuses.b.error", expect("no answer from")))},
+		resource.TestStep{PreConfig: func() { d.agents[1].set(func(b *fakeAgent) { b.down = false }) }, Config: d.in(phase.DualWrite, "")},
+	)
+}
