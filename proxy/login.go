@@ -19,7 +19,7 @@ import (
 // passwordAuthenticator is what drivers know to answer with SASL PLAIN.
 const passwordAuthenticator = "org.apache.cassandra.auth.PasswordAuthenticator"
 
-// Served are the protocol versions of clients. For another one the proxy says
+// served, lowest first, are the protocol versions of clients. For another one the proxy says
 // so in the highest of these, and drivers step down.
 var served = []frame.Version{frame.V3, frame.V4}
 
@@ -39,7 +39,7 @@ func (s *session) handle(f frame.Frame) error {
 			return s.protocolError(f, fmt.Sprintf("Invalid message version. Got %d but previous messages on this connection had version %d", v, s.version))
 		}
 		if !s.serves(v) {
-			s.refuseVersion(byte(v), f.Stream())
+			s.refuseVersion(byte(v))
 			return errRefused
 		}
 		s.version = v
@@ -81,22 +81,28 @@ func (s *session) handle(f frame.Frame) error {
 
 // protocolError answers and ends the session, as Cassandra does.
 func (s *session) protocolError(f frame.Frame, text string) error {
-	s.respondError(&s.batch, max(f.Stream(), 0), frame.ErrorBody{Code: frame.ErrProtocol, Message: text})
+	s.respondError(&s.batch, 0, frame.ErrorBody{Code: frame.ErrProtocol, Message: text})
 	return errRefused
 }
 
-// refuseVersion tells a client which versions are served. Drivers look for the
-// words, and read the version of this very frame.
-func (s *session) refuseVersion(got byte, stream int16) {
-	s.version = frame.V3
+// refuseVersion tells a client which versions are served, in Cassandra's words:
+// gocql reads the greatest version out of them, others look for the beginning,
+// and all look at the version of this very frame. The stream id is 0, as of all
+// protocol errors: gocql steps down only then (CASSGO-97).
+func (s *session) refuseVersion(got byte) {
+	var lowest, greatest frame.Version
 	for _, v := range served {
 		if s.serves(v) {
-			s.version = max(s.version, v)
+			if lowest == 0 {
+				lowest = v
+			}
+			greatest = v
 		}
 	}
-	s.respondError(&s.batch, stream, frame.ErrorBody{
+	s.version = greatest
+	s.respondError(&s.batch, 0, frame.ErrorBody{
 		Code:    frame.ErrProtocol,
-		Message: fmt.Sprintf("Invalid or unsupported protocol version (%d); the highest that is served is %d", got, s.version),
+		Message: fmt.Sprintf("Invalid or unsupported protocol version (%d); the lowest supported version is %d and the greatest is %d", got, lowest, greatest),
 	})
 }
 

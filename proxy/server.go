@@ -298,7 +298,7 @@ func (s *Server) onSchemaChange(side phase.Side, body []byte) {
 	}
 	b := upstream.Batch{Now: upstream.Nanotime()}
 	for _, ses := range s.snapshot() {
-		if !ses.events.Load() {
+		if !ses.events.Load() || ses.version == frame.V3 && newInV4(body) {
 			continue
 		}
 		f := frame.AppendHeader(nil, ses.version, true, 0, -1, frame.OpEvent, 0)
@@ -307,6 +307,18 @@ func (s *Server) onSchemaChange(side phase.Side, body []byte) {
 		ses.respond(&b, -1, f)
 	}
 	b.Done()
+}
+
+// newInV4 tells the schema events that v3 clients do not know: the control
+// connection may speak a later version than they do.
+func newInV4(body []byte) bool {
+	c := frame.NewCursor(body)
+	c.String("change")
+	switch string(c.String("target")) {
+	case "FUNCTION", "AGGREGATE":
+		return true
+	}
+	return false
 }
 
 // onTopology renews the virtual system tables.

@@ -197,7 +197,7 @@ func (s *session) readFailed(err error) error {
 	case s.draining.Load():
 		return s.drained()
 	case errors.As(err, &version):
-		s.refuseVersion(version.Got, version.Stream)
+		s.refuseVersion(version.Got)
 	case errors.As(err, &limit):
 		s.respondError(&s.batch, 0, frame.ErrorBody{Code: frame.ErrProtocol, Message: limit.Error()})
 	default:
