@@ -77,7 +77,10 @@ func serveLoad(ctx context.Context, l *lab.Lab, to load.Endpoint, cfg load.Confi
 		ctx, cancel = context.WithTimeout(ctx, d)
 		defer cancel()
 	}
-	follow := demo.FollowPhase(l, app)
+	follow, err := demo.FollowPhase(ctx, l, app)
+	if err != nil {
+		return err
+	}
 	ended := make(chan error, 1)
 	go func() { ended <- app.Serve(ctx) }()
 	tick := time.NewTicker(time.Second)
@@ -85,7 +88,6 @@ func serveLoad(ctx context.Context, l *lab.Lab, to load.Endpoint, cfg load.Confi
 	for before := 0; ; {
 		select {
 		case err := <-ended:
-			follow()
 			if err != nil {
 				return err
 			}

@@ -25,6 +25,7 @@ resource "zdm_proxy_cluster" "demo" {
     for name, instance in var.instances : name => {
       admin_endpoint  = instance.admin_endpoint
       listen_address  = instance.address
+      listen_port     = instance.port
       metrics_address = instance.address
     }
   }

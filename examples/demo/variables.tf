@@ -5,10 +5,11 @@ variable "phase" {
 }
 
 variable "instances" {
-  description = "The appliances by name: the agent's URL, and the address that applications connect to."
+  description = "The appliances by name: the agent's URL, and where applications connect to."
   type = map(object({
     admin_endpoint = string
     address        = string
+    port           = number
   }))
 }
 

@@ -171,7 +171,8 @@ func (d *demo) prepare(ctx context.Context) error {
 	if err := os.MkdirAll(d.logDir, 0o700); err != nil {
 		return err
 	}
-	d.screen.say("two Cassandra clusters and two appliances, all on this machine:")
+	d.screen.say("A live application moves from Cassandra %s to Cassandra %s; all of it on this machine, real, and gone afterwards.",
+		lab.DefaultOriginVersion, lab.DefaultTargetVersion)
 	d.lab, err = lab.Up(ctx, lab.Options{
 		Dir: d.labDir, BaseAddress: d.o.BaseAddress, Nodes: 1, Proxies: 2, Binaries: d.o.Binaries, Progress: d.screen,
 	})
@@ -181,6 +182,7 @@ func (d *demo) prepare(ctx context.Context) error {
 	if err := Setup(ctx, d.lab); err != nil {
 		return err
 	}
+	d.screen.say("the application's table is made on both clusters, and empty")
 	log, err := d.logFile("terraform.log")
 	if err != nil {
 		return err
@@ -209,7 +211,7 @@ func (d *demo) apply(ctx context.Context, p phase.Phase) error {
 	if err != nil {
 		return err
 	}
-	d.screen.say("%s", d.stamp(fmt.Sprintf("  %s, in %.1fs", summary, time.Since(began).Seconds())))
+	d.screen.say("%s", d.stamp(fmt.Sprintf("  %s, in %.1fs. %s", summary, time.Since(began).Seconds(), p.Rule().Summary)))
 	all, err := instances(d.lab)
 	if err != nil {
 		return err

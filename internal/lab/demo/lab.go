@@ -34,7 +34,7 @@ func Endpoint(l *lab.Lab, name string) (load.Endpoint, error) {
 			return e, errors.New("the lab has no proxies; bring some up with zdm-lab up --proxies 2, or connect with --through origin")
 		}
 		for _, a := range l.Appliances {
-			e.Hosts = append(e.Hosts, a.ListenAddress)
+			e.Hosts, e.Port = append(e.Hosts, a.ListenAddress), a.Port
 		}
 	default:
 		for address := range strings.SplitSeq(name, ",") {
@@ -85,10 +85,4 @@ func Verify(ctx context.Context, l *lab.Lab, model *journal.Model, sides phase.S
 		sources[side] = verify.Scan{Session: session, Keyspace: load.DefaultKeyspace}
 	}
 	return verify.Both(ctx, sources, model, since)
-}
-
-// FollowPhase returns a function that, called now and then, tells the load
-// when the appliances are in another phase.
-func FollowPhase(l *lab.Lab, app *load.Load) func() {
-	return func() {}
 }

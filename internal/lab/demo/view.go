@@ -58,11 +58,13 @@ func lookAt(ctx context.Context, all []instance) []look {
 	return out
 }
 
+const noAnswer = "no answer"
+
 // phaseText is the phase, or what is in its place.
 func (l look) phaseText() string {
 	switch {
 	case l.err != nil:
-		return "no answer"
+		return noAnswer
 	case l.status.State != adminapi.Serving:
 		return string(l.status.State)
 	}
