@@ -265,10 +265,10 @@ func (a *Agent) handOver(next *proxy, g goal, commit func() error, done func(err
 		defer cancel()
 		err := a.giveSockets(ctx, old, next, g, takeOver)
 		return func() {
-			a.busy, a.handing = "", false
-			if err != nil {
+			switch {
+			case err != nil:
 				a.kill(next)
-			} else {
+			default:
 				next.epoch, next.serving = g.epoch, g.phase != phase.None
 				a.current = next
 				if err = commit(); err != nil {
@@ -276,36 +276,50 @@ func (a *Agent) handOver(next *proxy, g goal, commit func() error, done func(err
 					a.retire(next)
 				}
 			}
-			if err == nil && old != nil {
-				a.releaseOld(old)
+			if err != nil {
+				a.handedOver(before, rising, func() { done(err) })
+				return
 			}
-			if err == nil {
-				a.riseError = ""
-				a.backoff.Reset()
-				a.note(kindProcess, "%s has taken over with generation %d", next, next.generation)
-			}
-			if a.current != nil && ended(a.current) {
-				a.current = nil
-			}
-			done(err)
-			if a.stopping {
-				a.leave()
-			} else if a.current == nil || (a.current == before && rising) {
-				a.raise()
-			}
+			a.riseError = ""
+			a.backoff.Reset()
+			a.note(kindProcess, "%s has taken over with generation %d", next, next.generation)
+			a.releaseOld(old, func() { a.handedOver(before, rising, func() { done(nil) }) })
 		}
 	})
 }
 
-// releaseOld ends the process that has been replaced.
-func (a *Agent) releaseOld(old *proxy) {
-	if ended(old) {
-		return
+// handedOver ends a change, well or not.
+func (a *Agent) handedOver(before *proxy, rising bool, done func()) {
+	a.busy, a.handing = "", false
+	if a.current != nil && ended(a.current) {
+		a.crashed()
 	}
-	if old.serving {
-		a.retire(old)
-	} else {
+	done()
+	if a.stopping {
+		a.leave()
+	} else if a.riseTimer == nil && (a.current == nil || (a.current == before && rising)) {
+		a.raise()
+	}
+}
+
+// releaseOld ends the process that has been replaced. told is called when it
+// takes no clients any more, which is before it has ended.
+func (a *Agent) releaseOld(old *proxy, told func()) {
+	switch {
+	case old == nil || ended(old):
+		told()
+	case !old.serving:
 		a.kill(old)
+		told()
+	default:
+		a.task(func(ctx context.Context) func() {
+			// An error shows again, and is dealt with, when it is retired.
+			_ = old.drain(context.WithoutCancel(ctx))
+			return func() {
+				told()
+				a.retire(old)
+			}
+		})
 	}
 }
 

@@ -242,7 +242,13 @@ func (f *fake) handover(w http.ResponseWriter, r *http.Request) {
 	}
 	defer file.Close()
 	payload, _ := json.Marshal(control.Handover{Listeners: []control.Listener{{Purpose: "cql", Address: listener.Addr().String()}}})
-	_, _, _ = conn.(*net.UnixConn).WriteMsgUnix(payload, unix.UnixRights(int(file.Fd())), nil)
+	raw, err := file.SyscallConn() // Fd would make the socket blocking, in both processes
+	if err != nil {
+		return
+	}
+	_ = raw.Control(func(fd uintptr) {
+		_, _, _ = conn.(*net.UnixConn).WriteMsgUnix(payload, unix.UnixRights(int(fd)), nil)
+	})
 }
 
 func takeOver(socket string) (*net.TCPListener, error) {

@@ -26,6 +26,9 @@ const (
 	greetTimeout = 10 * time.Second
 	pollInterval = 20 * time.Millisecond
 	maxStatus    = 1 << 20
+	// endNotice is how much later than its connections the end of a process may
+	// be noticed.
+	endNotice = 250 * time.Millisecond
 )
 
 // proxy is one proxy process and the client of its control socket.
@@ -137,15 +140,16 @@ func (p *proxy) lift(ctx context.Context, g goal) error {
 	ctx, cancel := p.whileAlive(ctx)
 	defer cancel()
 	err := p.liftAlive(ctx, g)
-	if err == nil {
-		return nil
-	}
-	select {
-	case <-p.Done():
-		return p.endedError()
-	default:
+	var refused *control.Error
+	if err == nil || errors.As(err, &refused) {
 		return err
 	}
+	// A broken connection shows before the end of the process does.
+	pause(ctx, endNotice)
+	if ended(p) {
+		return p.endedError()
+	}
+	return err
 }
 
 func (p *proxy) liftAlive(ctx context.Context, g goal) error {

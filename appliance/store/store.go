@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -42,7 +43,7 @@ func Open(dir string) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open state folder: %w; give one that this user may write with -state", err)
 	}
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := flock(lock); err != nil {
 		lock.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			return nil, fmt.Errorf("state folder %s is in use by another agent; stop that one, or give another folder with -state", dir)
@@ -56,6 +57,21 @@ func Open(dir string) (*Store, error) {
 	}
 	s.lock = lock
 	return s, nil
+}
+
+// lockPatience is how long an agent that ends, or a child of it between fork and
+// exec, may still hold the lock.
+const lockPatience = 2 * time.Second
+
+func flock(f *os.File) error {
+	deadline := time.Now().Add(lockPatience)
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if !errors.Is(err, unix.EWOULDBLOCK) || time.Now().After(deadline) {
+			return err
+		}
+		time.Sleep(lockPatience / 100)
+	}
 }
 
 // OpenFS is Open without the lock. That all records are damaged is an error, not
