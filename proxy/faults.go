@@ -15,7 +15,7 @@ import (
 // that a node that fails every request does not fill the log.
 type faultLog struct {
 	mu      sync.Mutex
-	ring    []control.Message
+	ring    []control.Fault
 	logged  time.Time
 	skipped int
 }
@@ -34,7 +34,7 @@ func (l *faultLog) add(text string) (skipped int, log bool) {
 	if len(l.ring) == faultsKept {
 		l.ring = slices.Delete(l.ring, 0, 1)
 	}
-	l.ring = append(l.ring, control.Message{Time: now, Text: text})
+	l.ring = append(l.ring, control.Fault{Time: now, Text: text})
 	if now.Sub(l.logged) < faultsPerLog {
 		l.skipped++
 		return 0, false
@@ -43,7 +43,7 @@ func (l *faultLog) add(text string) (skipped int, log bool) {
 	return skipped, true
 }
 
-func (l *faultLog) last() []control.Message {
+func (l *faultLog) last() []control.Fault {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return slices.Clone(l.ring)

@@ -25,6 +25,7 @@ type world struct {
 	srv            *proxy.Server
 	addr           string
 	epoch          uint64
+	values         map[string]string
 }
 
 // nextNet gives each test its own addresses, so that all run beside each other.
@@ -59,23 +60,8 @@ func start(t *testing.T, first phase.Phase, origin, target cqltest.Options, sett
 			values[side+"_username"], values[side+"_password"] = "nobody", "nothing"
 		}
 	}
-	cfg, err := config.Parse(values)
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.srv, err = proxy.New(cfg, slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelWarn})))
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- w.srv.Serve(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-ended; err != nil {
-			t.Errorf("Serve: %v", err)
-		}
-	})
+	w.values = values
+	w.srv = serve(t, values)
 	w.setPhase(t, first)
 	eventually(t, "the proxy is ready", func() bool { return len(w.srv.NotReady()) == 0 })
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -87,6 +73,29 @@ func start(t *testing.T, first phase.Phase, origin, target cqltest.Options, sett
 		t.Fatal(err)
 	}
 	return w
+}
+
+// serve runs a server until the test ends.
+func serve(t *testing.T, values map[string]string) *proxy.Server {
+	t.Helper()
+	cfg, err := config.Parse(values)
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv, err := proxy.New(cfg, slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelWarn})))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- srv.Serve(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("Serve: %v", err)
+		}
+	})
+	return srv
 }
 
 func (w *world) setPhase(t *testing.T, p phase.Phase) {

@@ -401,7 +401,7 @@ func TestDrainAnswersWhatIsInFlightAndTakesNoNewClients(t *testing.T) {
 	answer := c.Send(&message.Query{Query: insert})
 	w.target.WaitFor(t, 1, cqltest.WithText(insert))
 	drained := make(chan error, 1)
-	go func() { drained <- w.srv.Drain(context.Background()) }()
+	go func() { drained <- w.srv.Drain(context.Background(), nil) }()
 	eventually(t, "new clients are refused", func() bool {
 		_, err := cqltest.Connect(t, w.addr, cqltest.Login{})
 		return err != nil

@@ -42,6 +42,7 @@ type Server struct {
 	tables  [2]atomic.Pointer[virtual.Tables] // by the side that they are modelled on
 	lastID  atomic.Uint64
 	serving chan struct{} // closed when Serve has begun
+	mover   atomic.Pointer[mover]
 
 	// Guarded by mu.
 	mu        sync.Mutex
@@ -149,7 +150,7 @@ func (s *Server) Accept(l net.Listener) error {
 	defer s.mu.Unlock()
 	if s.draining || s.ctx.Err() != nil {
 		_ = l.Close()
-		return errors.New("the proxy is draining; no new clients")
+		return errDraining
 	}
 	s.listeners[l] = struct{}{}
 	s.running.Go(func() { s.acceptLoop(l) })
@@ -176,20 +177,35 @@ func (s *Server) acceptLoop(l net.Listener) {
 	}
 }
 
-// admit starts a session, or closes the connection if there are too many.
+// admit starts a session, or closes the connection.
 func (s *Server) admit(nc net.Conn) {
-	ses := &session{
-		id: s.lastID.Add(1), srv: s, nc: nbio.New(nc), idle: make(chan struct{}, 1),
-	}
+	ses := s.newSession(nc)
 	ses.in = frame.NewReader(ses.nc, frame.MaxBody)
-	ses.out.Init(ses.nc, s.cfg.Listen.RequestTimeout, func(error) { _ = ses.nc.Close() })
-	s.mu.Lock()
-	if s.draining || s.ctx.Err() != nil || len(s.sessions) >= s.cfg.Listen.MaxClients || s.phase.Load().rule == nil {
-		n := len(s.sessions)
-		s.mu.Unlock()
+	if err := s.enter(ses); err != nil {
 		_ = nc.Close()
-		s.log.Warn("client refused", "client", nc.RemoteAddr(), "clients", n, "proxy_max_client_connections", s.cfg.Listen.MaxClients)
-		return
+		s.log.Warn("client refused", "client", nc.RemoteAddr(), "cause", err)
+	}
+}
+
+func (s *Server) newSession(nc net.Conn) *session {
+	ses := &session{id: s.lastID.Add(1), srv: s, nc: nbio.New(nc), idle: make(chan struct{}, 1)}
+	ses.out.Init(ses.nc, s.cfg.Listen.RequestTimeout, func(error) { _ = ses.nc.Close() })
+	return ses
+}
+
+var errDraining = errors.New("the proxy is draining; no new clients")
+
+// enter serves a session, if there is room.
+func (s *Server) enter(ses *session) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.draining || s.ctx == nil || s.ctx.Err() != nil:
+		return errDraining
+	case s.phase.Load().rule == nil:
+		return errors.New("the proxy has no phase yet")
+	case len(s.sessions) >= s.cfg.Listen.MaxClients:
+		return fmt.Errorf("there are %d clients; raise proxy_max_client_connections", len(s.sessions))
 	}
 	s.sessions[ses] = struct{}{}
 	s.metrics.Clients.Add(1)
@@ -201,7 +217,7 @@ func (s *Server) admit(nc net.Conn) {
 		s.mu.Unlock()
 		s.metrics.Clients.Add(-1)
 	})
-	s.mu.Unlock()
+	return nil
 }
 
 func (s *Server) closeListeners() {
@@ -215,8 +231,17 @@ func (s *Server) closeListeners() {
 
 // Drain takes no new clients, answers what clients have in flight, closes each
 // between two requests, and returns when none is left. At the end of ctx those
-// that are left are closed.
-func (s *Server) Drain(ctx context.Context) error {
+// that are left are closed. With move, clients are not closed but go on with the
+// process that takes over; those that cannot move are.
+func (s *Server) Drain(ctx context.Context, move Move) error {
+	if move != nil {
+		m := &mover{srv: s, send: move, known: make(map[string]bool)}
+		if err := m.first(); err != nil {
+			s.log.Warn("clients cannot move; they will be closed", "cause", err)
+		} else {
+			s.mover.Store(m)
+		}
+	}
 	s.mu.Lock()
 	s.draining = true
 	for ses := range s.sessions {

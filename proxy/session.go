@@ -159,7 +159,12 @@ func (s *session) serve(ctx context.Context) {
 }
 
 func (s *session) read() error {
-	_ = s.nc.SetReadDeadline(time.Now().Add(handshakeTimeout)) // an error shows in the read
+	if s.state != ready {
+		_ = s.nc.SetReadDeadline(time.Now().Add(handshakeTimeout)) // an error shows in the read
+	}
+	if s.draining.Load() {
+		s.drain() // it came between
+	}
 	began := false
 	for {
 		f, err := s.in.Next()
@@ -356,7 +361,7 @@ func (s *session) drained() error {
 		}
 	}
 	s.out.Drain()
-	return errDrained
+	return s.move()
 }
 
 var errDrained = errors.New("drained")

@@ -63,7 +63,7 @@ func serveAlone(ctx context.Context, cfg *config.Config, log *slog.Logger, file 
 	log.Info("draining")
 	deadline, cancel := context.WithTimeout(life, cfg.Listen.RequestTimeout+time.Second)
 	defer cancel()
-	return srv.Drain(deadline)
+	return srv.Drain(deadline, nil)
 }
 
 func listenCQL(cfg *config.Config) (net.Listener, error) {

@@ -65,7 +65,7 @@ func serveControlled(ctx context.Context, socket string) error {
 	p.life, p.end = context.WithCancel(context.WithoutCancel(ctx))
 	defer p.end()
 	server := &http.Server{Handler: p.routes(), ReadHeaderTimeout: 10 * time.Second}
-	stop := context.AfterFunc(ctx, func() { p.drain(0) })
+	stop := context.AfterFunc(ctx, func() { p.drain(control.Drain{}) })
 	defer stop()
 	closed := context.AfterFunc(p.life, func() { _ = server.Close() })
 	defer closed()
@@ -98,9 +98,10 @@ func (p *controlled) routes() http.Handler {
 	mux.HandleFunc("POST "+control.PathPhase, take(p.setPhase))
 	mux.HandleFunc("POST "+control.PathServe, take(p.open))
 	mux.HandleFunc("POST "+control.PathDrain, take(func(_ context.Context, d control.Drain) (int, error) {
-		p.drain(d.Deadline)
+		p.drain(d)
 		return http.StatusOK, nil
 	}))
+	mux.HandleFunc("POST "+control.PathSessions, p.sessions)
 	mux.HandleFunc("POST "+control.PathHandover, p.handover)
 	return p.withStatus(mux)
 }
@@ -321,8 +322,8 @@ func sameAddress(bound net.Addr, host string, port int) bool {
 }
 
 // drain ends the process in the background: no new clients, answers for what is
-// in flight, then exit.
-func (p *controlled) drain(deadline time.Duration) {
+// in flight, clients moved or closed, then exit.
+func (p *controlled) drain(how control.Drain) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.state == control.Draining {
@@ -333,8 +334,8 @@ func (p *controlled) drain(deadline time.Duration) {
 		p.end()
 		return
 	}
-	if deadline <= 0 {
-		deadline = p.cfg.Listen.RequestTimeout + time.Second
+	if how.Deadline <= 0 {
+		how.Deadline = p.cfg.Listen.RequestTimeout + time.Second
 	}
 	p.health.draining.Store(true)
 	for _, l := range p.listeners {
@@ -342,11 +343,21 @@ func (p *controlled) drain(deadline time.Duration) {
 	}
 	srv := p.srv
 	p.wg.Go(func() {
-		ctx, cancel := context.WithTimeout(p.life, deadline)
+		defer p.end()
+		var move proxy.Move
+		if how.Successor != "" {
+			to, conn, err := moveTo(p.life, how.Successor)
+			if err != nil {
+				p.log.Error("clients cannot move; they will be closed", "successor", how.Successor, "cause", err)
+			} else {
+				move = to
+				defer conn.Close()
+			}
+		}
+		ctx, cancel := context.WithTimeout(p.life, how.Deadline)
 		defer cancel()
-		if err := srv.Drain(ctx); err != nil {
+		if err := srv.Drain(ctx, move); err != nil {
 			p.log.Warn("drained in part", "cause", err)
 		}
-		p.end()
 	})
 }

@@ -72,8 +72,7 @@ func giveListeners(conn net.Conn, buffered io.Reader, message control.Handover, 
 	if !ok {
 		return errors.New("not a unix socket")
 	}
-	_ = unix.SetDeadline(time.Now().Add(handoverTimeout)) // an error shows below
-	if _, err := fmt.Fprintf(unix, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", control.HandoverProtocol); err != nil {
+	if err := switchTo(unix, control.HandoverProtocol); err != nil {
 		return err
 	}
 	// The byte says that the other process has read the 101 and nothing more, so
@@ -108,12 +107,7 @@ func takeOver(ctx context.Context, socket string) ([]ownListener, error) {
 	}
 	defer nc.Close()
 	unix := nc.(*net.UnixConn)
-	_ = unix.SetDeadline(time.Now().Add(handoverTimeout)) // an error shows below
-	if _, err := fmt.Fprintf(unix, "POST %s HTTP/1.1\r\nHost: proxy\r\nConnection: Upgrade\r\nUpgrade: %s\r\nContent-Length: 0\r\n\r\n",
-		control.PathHandover, control.HandoverProtocol); err != nil {
-		return nil, err
-	}
-	if err := readSwitching(unix); err != nil {
+	if err := upgrade(unix, control.PathHandover, control.HandoverProtocol); err != nil {
 		return nil, err
 	}
 	if _, err := unix.Write([]byte{'g'}); err != nil {

@@ -29,6 +29,7 @@ const (
 	PathServe        = "/serve"         // POST Serve -> Status; the client port is open when it answers
 	PathDrain        = "/drain"         // POST Drain -> Status; answers at once, the process ends by itself
 	PathHandover     = "/handover"      // POST with Upgrade: zdm-handover, from the new process to the old one
+	PathSessions     = "/sessions"      // POST with Upgrade: zdm-sessions, from the old process to the new one
 )
 
 // HandoverProtocol is the Upgrade token of PathHandover. After the 101 the new
@@ -41,9 +42,6 @@ const HandoverProtocol = "zdm-handover"
 // Handover names the descriptors that come with it, in order.
 type Handover struct {
 	Listeners []Listener `json:"listeners"`
-	// Sessions is for established client sockets; a later version of the
-	// protocol fills it, and a receiver that does not know an entry closes it.
-	Sessions []Session `json:"sessions,omitempty"`
 }
 
 // Listener is one listening socket.
@@ -53,11 +51,81 @@ type Listener struct {
 	Address string `json:"address"`
 }
 
-// Session is what a client session is besides its socket.
+// SessionsProtocol is the Upgrade token of PathSessions, by which a draining
+// process moves its clients' sockets to its successor. After the 101 the old
+// process sends Messages, each as a 4-byte big-endian length and JSON; a
+// descriptor comes with the first byte of one that has a Session. The new
+// process answers each with one byte: MessageTaken, or MessageRefused, after
+// which the old one still owns the socket. The first message has Statements and
+// Warm, and is answered when the new process has the connections that Warm
+// needs.
+const SessionsProtocol = "zdm-sessions"
+
+// The answers to a Message.
+const (
+	MessageTaken   byte = 'y'
+	MessageRefused byte = 'n'
+)
+
+// Message is one step of SessionsProtocol.
+type Message struct {
+	// Statements that were prepared since the message before.
+	Statements []Statement `json:"statements,omitempty"`
+	// Warm are the kinds of sessions that will come: Unread is empty.
+	Warm []Session `json:"warm,omitempty"`
+	// Session is the client whose socket comes with the message.
+	Session *Session `json:"session,omitempty"`
+}
+
+// Session is what a client session is besides its socket. It holds passwords:
+// it goes over a socket of mode 0600, and is never logged or stored.
 type Session struct {
-	Version  uint8  `json:"version"`
-	Keyspace string `json:"keyspace,omitempty"`
-	Unread   []byte `json:"unread,omitempty"`
+	// Handshake is how far it is; before Established it has no keyspace or logins.
+	Handshake Handshake `json:"handshake"`
+	Version   uint8     `json:"version"`
+	Driver    string    `json:"driver,omitempty"`
+	Keyspace  string    `json:"keyspace,omitempty"`
+	// Logins by side: origin, target.
+	Logins [2]Login `json:"logins"`
+	// Events: it has registered for schema events.
+	Events bool `json:"events,omitempty"`
+	// Unread is what was read from the socket and not handled: the beginning of a
+	// frame that had not arrived in full.
+	Unread []byte `json:"unread,omitempty"`
+}
+
+// Handshake is how far a session's handshake is.
+type Handshake uint8
+
+// The steps: before STARTUP, between AUTHENTICATE and AUTH_RESPONSE, after it.
+const (
+	Fresh Handshake = iota
+	Authenticating
+	Established
+)
+
+// Login is what a session uses on a side.
+type Login struct {
+	Username string `json:"username,omitempty"`
+	Password string `json:"password,omitempty"`
+}
+
+// Statement is one prepared statement as clients know it.
+type Statement struct {
+	ID       []byte     `json:"id"`
+	Issuer   phase.Side `json:"issuer"`
+	Text     string     `json:"text"`
+	Keyspace string     `json:"keyspace,omitempty"`
+	// Sides is what each side answered; a nil ID for one that was not asked.
+	Sides [2]Prepared `json:"sides"`
+	// Own: the proxy itself answers it.
+	Own bool `json:"own,omitempty"`
+}
+
+// Prepared is a side's answer to PREPARE.
+type Prepared struct {
+	ID           []byte `json:"id,omitempty"`
+	ResultDigest []byte `json:"result_digest,omitempty"`
 }
 
 // State of a proxy process.
@@ -96,8 +164,11 @@ type Serve struct {
 
 // Drain tells the process to stop reading clients, answer what is in flight,
 // and end. Deadline bounds the wait for answers; 0 means the request time-out.
+// With a Successor the clients are not closed: their sockets move to the process
+// with that control socket, by SessionsProtocol.
 type Drain struct {
-	Deadline time.Duration `json:"deadline_ns,omitempty"`
+	Successor string        `json:"successor,omitempty"`
+	Deadline  time.Duration `json:"deadline_ns,omitempty"`
 }
 
 // Status is what a process tells of itself.
@@ -120,11 +191,11 @@ type Status struct {
 	// Requests and Failures count client requests since the process started;
 	// a failure is one that the proxy, not a cluster, answered with an error,
 	// or that one cluster answered with an error of its own making.
-	Requests uint64    `json:"requests"`
-	Failures uint64    `json:"failures"`
-	Origin   Cluster   `json:"origin"`
-	Target   Cluster   `json:"target"`
-	Errors   []Message `json:"last_errors,omitempty"`
+	Requests uint64  `json:"requests"`
+	Failures uint64  `json:"failures"`
+	Origin   Cluster `json:"origin"`
+	Target   Cluster `json:"target"`
+	Errors   []Fault `json:"last_errors,omitempty"`
 }
 
 // Cluster is a side as its control connection sees it.
@@ -142,8 +213,8 @@ type Cluster struct {
 	LastError string `json:"last_error,omitempty"`
 }
 
-// Message is one thing that went wrong, with when.
-type Message struct {
+// Fault is one thing that went wrong, with when.
+type Fault struct {
 	Time time.Time `json:"time"`
 	Text string    `json:"text"`
 }

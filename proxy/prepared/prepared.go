@@ -8,6 +8,7 @@ package prepared
 import (
 	"bytes"
 	"crypto/md5"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -139,6 +140,13 @@ func (c *Cache) Put(s *Statement) *Statement {
 	c.ring[c.hand] = s
 	c.hand = (c.hand + 1) % len(c.ring)
 	return s
+}
+
+// All lists the statements, in no order.
+func (c *Cache) All() []*Statement {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return slices.Clone(c.ring)
 }
 
 // Len is the number of statements.

@@ -1,0 +1,238 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+
+	"github.com/zdmproject/terraform-provider-zdm/cql/frame"
+	"github.com/zdmproject/terraform-provider-zdm/cql/scan"
+	"github.com/zdmproject/terraform-provider-zdm/internal/secret"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/control"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/prepared"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/route"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/upstream"
+)
+
+// Move hands one message to the process that takes over, with the client's
+// socket if the message has a session. After a nil error the socket is the
+// other process's.
+type Move func(control.Message, *net.TCPConn) error
+
+// mover gives the sessions of a draining server away.
+type mover struct {
+	srv  *Server
+	send Move
+
+	mu    sync.Mutex
+	known map[string]bool // ids of the statements that the other process has
+}
+
+var (
+	errMoved      = errors.New("moved to the process that takes over")
+	errNotMovable = errors.New("only a plain TCP connection can move")
+)
+
+// first tells the other process what it will need, and returns when it has it.
+func (m *mover) first() error {
+	message := control.Message{Statements: m.news()}
+	type kind struct {
+		version  frame.Version
+		keyspace string
+		keys     [2]upstream.Key
+	}
+	seen := make(map[kind]bool)
+	for _, ses := range m.srv.snapshot() {
+		sc := ses.scope.Load()
+		if sc == nil {
+			continue
+		}
+		k := kind{ses.version, sc.keyspace, ses.keys}
+		if !seen[k] {
+			seen[k] = true
+			message.Warm = append(message.Warm, ses.describe(sc))
+		}
+	}
+	return m.send(message, nil)
+}
+
+// news are the statements that the other process does not know yet.
+func (m *mover) news() []control.Statement {
+	var out []control.Statement
+	for _, st := range m.srv.cache.All() {
+		if m.known[string(st.ID)] {
+			continue
+		}
+		m.known[string(st.ID)] = true
+		c := control.Statement{ID: st.ID, Issuer: st.Issuer, Text: st.Text, Keyspace: st.Keyspace, Own: st.Own != nil}
+		for _, side := range phase.Sides {
+			if md := st.Side(side); md != nil {
+				c.Sides[side] = control.Prepared{ID: md.ID, ResultDigest: md.ResultDigest[:]}
+			}
+		}
+		out = append(out, c)
+	}
+	return out
+}
+
+// give moves a session that has nothing in flight and nothing to write.
+func (m *mover) give(s *session) error {
+	tcp, ok := s.nc.Conn.(*net.TCPConn)
+	if !ok {
+		return errNotMovable
+	}
+	st := control.Session{Version: uint8(s.version), Driver: s.driver}
+	switch s.state {
+	case ready:
+		st = s.describe(s.scope.Load())
+		st.Handshake = control.Established
+	case started:
+		st.Handshake = control.Authenticating
+	}
+	st.Unread = s.in.Buffered()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	message := control.Message{Session: &st}
+	if m.srv.cache.Len() != len(m.known) {
+		message.Statements = m.news()
+	}
+	return m.send(message, tcp)
+}
+
+// describe is what an established session is, but for what it has read.
+func (s *session) describe(sc *scope) control.Session {
+	st := control.Session{Version: uint8(s.version), Driver: s.driver, Keyspace: sc.keyspace, Events: s.events.Load()}
+	for _, side := range phase.Sides {
+		st.Logins[side] = control.Login{Username: s.keys[side].Username, Password: s.keys[side].Password.Reveal()}
+	}
+	return st
+}
+
+// Adopt takes one message of a process that drains; nc is the client of its
+// session, nil if it has none. After an error nc is still the caller's.
+func (s *Server) Adopt(ctx context.Context, m control.Message, nc net.Conn) error {
+	for i := range m.Statements {
+		s.learn(&m.Statements[i])
+	}
+	for i := range m.Warm {
+		if err := s.warmKind(ctx, &m.Warm[i]); err != nil {
+			return err
+		}
+	}
+	if m.Session == nil {
+		return nil
+	}
+	ses := s.newSession(nc)
+	st := m.Session
+	ses.version, ses.driver = frame.Version(st.Version), st.Driver
+	ses.in = frame.NewReader(&unread{bytes: st.Unread, Conn: ses.nc}, frame.MaxBody)
+	switch st.Handshake {
+	case control.Authenticating:
+		ses.state = started
+	case control.Established:
+		ses.state = ready
+		ses.keys = keysOf(st)
+		ses.events.Store(st.Events)
+		ses.scope.Store(ses.scopeFor(st.Keyspace))
+	}
+	return s.enter(ses)
+}
+
+func keysOf(st *control.Session) (keys [2]upstream.Key) {
+	for _, side := range phase.Sides {
+		l := st.Logins[side]
+		keys[side] = upstream.Key{Username: l.Username, Password: secret.New(l.Password), Version: frame.Version(st.Version)}
+	}
+	return keys
+}
+
+// warmKind opens what sessions of a kind will use, so that their first request
+// finds it.
+func (s *Server) warmKind(ctx context.Context, st *control.Session) error {
+	keys := keysOf(st)
+	for _, side := range s.needed().Each() {
+		key := keys[side]
+		key.Keyspace = st.Keyspace
+		p, err := s.clusters[side].Acquire(ctx, key, false)
+		if err != nil {
+			return err
+		}
+		_, err = p.Wait(ctx)
+		p.Release() // it stays open long enough for the sessions to come
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// learn takes over a prepared statement. What it means is read from its text,
+// as it was when it was prepared.
+func (s *Server) learn(c *control.Statement) {
+	scanned := scan.Scan([]byte(c.Text))
+	class := route.Classify(&scanned, c.Keyspace)
+	st := &prepared.Statement{
+		ID: c.ID, Issuer: c.Issuer, Text: c.Text, Keyspace: c.Keyspace, Class: class,
+		Idempotent: class.IsRead() || scanned.Idempotent, CAS: scanned.CAS, Counter: scanned.Counter,
+	}
+	if c.Own {
+		tables := s.systemTables()
+		sel, problem := parseVirtual(&scanned, class)
+		if tables == nil || problem != nil {
+			return // the client will be told UNPREPARED, and prepares it again
+		}
+		p, _, problem := tables.Prepare(sel, c.Text, c.Keyspace, frame.V4)
+		if problem != nil || string(p.ID[:]) != string(c.ID) {
+			return
+		}
+		st.Own = p
+	}
+	for _, side := range phase.Sides {
+		if m := c.Sides[side]; m.ID != nil {
+			md := &prepared.Metadata{ID: m.ID}
+			copy(md.ResultDigest[:], m.ResultDigest)
+			st.SetSide(side, md)
+		}
+	}
+	s.cache.Put(st)
+}
+
+// unread is a connection of which some bytes were read by another process.
+type unread struct {
+	bytes []byte
+	net.Conn
+}
+
+func (u *unread) Read(p []byte) (int, error) {
+	if len(u.bytes) > 0 {
+		n := copy(p, u.bytes)
+		u.bytes = u.bytes[n:]
+		return n, nil
+	}
+	return u.Conn.Read(p)
+}
+
+// ReadLazily keeps what the connection below promises.
+func (u *unread) ReadLazily(buf func() []byte, release func()) (int, error) {
+	if lazy, ok := u.Conn.(frame.LazySource); ok && len(u.bytes) == 0 {
+		return lazy.ReadLazily(buf, release)
+	}
+	return u.Read(buf())
+}
+
+// move ends a drained session in one of two ways: its client goes on with the
+// process that takes over, or is closed.
+func (s *session) move() error {
+	m := s.srv.mover.Load()
+	if m == nil {
+		return errDrained
+	}
+	if err := m.give(s); err != nil {
+		s.srv.log.Warn("client not moved; closed", "client", s.nc.RemoteAddr(), "cause", err)
+		return fmt.Errorf("%w: %w", errDrained, err)
+	}
+	return errMoved
+}

@@ -1,0 +1,135 @@
+package proxy_test
+
+import (
+	"context"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/datastax/go-cassandra-native-protocol/message"
+	"github.com/datastax/go-cassandra-native-protocol/primitive"
+
+	"github.com/zdmproject/terraform-provider-zdm/internal/cqltest"
+	"github.com/zdmproject/terraform-provider-zdm/proxy"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/control"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
+)
+
+// moveInto hands sockets to another server of the same process: a copy of the
+// descriptor, as another process would get it.
+func moveInto(t *testing.T, to *proxy.Server) proxy.Move {
+	return func(m control.Message, client *net.TCPConn) error {
+		var nc net.Conn
+		if client != nil {
+			f, err := client.File()
+			if err != nil {
+				return err
+			}
+			defer f.Close()
+			if nc, err = net.FileConn(f); err != nil {
+				return err
+			}
+		}
+		return to.Adopt(t.Context(), m, nc)
+	}
+}
+
+func successor(t *testing.T, w *world, p phase.Phase) *proxy.Server {
+	t.Helper()
+	srv := serve(t, w.values)
+	if err := srv.SetPhase(p, w.epoch); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the successor is ready", func() bool { return len(srv.NotReady()) == 0 })
+	return srv
+}
+
+func TestClientsDoNotNoticeThatAnotherServerTakesOver(t *testing.T) {
+	t.Parallel()
+	auth := cqltest.Options{Username: "u", Password: "p"}
+	w := start(t, phase.DualWrite, auth, auth, nil)
+	const clients = 8
+	var stop atomic.Bool
+	var wg sync.WaitGroup
+	var requests atomic.Int64
+	conns := make([]*cqltest.Client, clients)
+	for i := range conns {
+		c := cqltest.Dial(t, w.addr, cqltest.Login{Username: "u", Password: "p"})
+		conns[i] = c
+		if i%2 == 0 {
+			c.Query(t, "USE ks")
+		}
+		id := prepare(t, c, "INSERT INTO t (k) VALUES (1)")
+		own := prepare(t, c, "SELECT host_id FROM system.local WHERE key = 'local'")
+		wg.Go(func() {
+			for !stop.Load() {
+				for _, m := range []message.Message{
+					execute(t, c, id), c.Query(t, insert),
+					c.Ask(t, &message.Batch{Type: primitive.BatchTypeUnlogged, Children: []*message.BatchChild{{Id: id}}}),
+				} {
+					if _, ok := m.(*message.VoidResult); !ok {
+						t.Errorf("client %d: got %v, want a void result", i, m)
+						return
+					}
+				}
+				if _, ok := execute(t, c, own).(*message.RowsResult); !ok {
+					t.Errorf("client %d: the proxy's own statement is not answered", i)
+					return
+				}
+				requests.Add(4)
+			}
+		})
+	}
+	old := w.srv
+	for range 3 {
+		before := requests.Load()
+		eventually(t, "clients are at work", func() bool { return requests.Load() > before+100 })
+		next := successor(t, w, phase.DualWrite)
+		if err := old.Drain(context.Background(), moveInto(t, next)); err != nil {
+			t.Fatalf("Drain: %v", err)
+		}
+		if n := next.Status().Clients; n != clients {
+			t.Errorf("the successor has %d clients, want %d", n, clients)
+		}
+		old = next
+	}
+	before := requests.Load()
+	eventually(t, "clients are at work", func() bool { return requests.Load() > before+100 })
+	stop.Store(true)
+	wg.Wait()
+}
+
+func TestAFrameThatArrivedInPartIsFinishedByTheSuccessor(t *testing.T) {
+	t.Parallel()
+	w := start(t, phase.DualWrite, cqltest.Options{}, cqltest.Options{}, nil)
+	next := successor(t, w, phase.DualWrite)
+	c := cqltest.Dial(t, w.addr, cqltest.Login{})
+	mustVoid(t, c.Query(t, insert))
+	w.origin.ClearRequests()
+	// Half of a QUERY by hand, on a stream id that the client does not use.
+	nc, err := net.Dial("tcp", w.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	startup := []byte{4, 0, 0, 1, 1, 0, 0, 0, 22, 0, 1, 0, 11, 'C', 'Q', 'L', '_', 'V', 'E', 'R', 'S', 'I', 'O', 'N', 0, 5, '3', '.', '0', '.', '0'}
+	if _, err := nc.Write(startup[:13]); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "both are clients", func() bool { return w.srv.Status().Clients == 2 })
+	if err := w.srv.Drain(context.Background(), moveInto(t, next)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := nc.Write(startup[13:]); err != nil {
+		t.Fatal(err)
+	}
+	answer := make([]byte, 9)
+	if _, err := nc.Read(answer); err != nil {
+		t.Fatal(err)
+	}
+	if answer[0] != 0x84 || answer[3] != 1 || primitive.OpCode(answer[4]) != primitive.OpCodeReady {
+		t.Errorf("got the frame %x, want READY on stream 1", answer)
+	}
+	mustVoid(t, c.Query(t, insert))
+}
