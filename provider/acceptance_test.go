@@ -37,6 +37,16 @@ const (
 	targetPassword = "target-Pa55word-5926"
 )
 
+// secretTexts must be in no state, plan or log file.
+var secretTexts = []string{originPassword, targetPassword, fakeToken}
+
+// alsoSecret adds to them for one test. Acceptance tests are not parallel.
+func alsoSecret(t *testing.T, texts ...string) {
+	before := secretTexts
+	secretTexts = append(slices.Clone(before), texts...)
+	t.Cleanup(func() { secretTexts = before })
+}
+
 // acceptance runs the steps, and looks for secrets in every state of theirs.
 func acceptance(t *testing.T, steps ...resource.TestStep) {
 	t.Helper()
@@ -91,7 +101,7 @@ func noSecretFiles(t *testing.T, dir string) {
 		if strings.Contains(name, "tfstate") {
 			states++
 		}
-		for _, text := range []string{originPassword, targetPassword, fakeToken} {
+		for _, text := range secretTexts {
 			if bytes.Contains(content, []byte(text)) {
 				t.Errorf("%s holds the secret %q", filepath.Base(name), text)
 			}
@@ -105,7 +115,7 @@ func noSecretFiles(t *testing.T, dir string) {
 
 // noSecrets looks through everything that the state holds.
 func noSecrets(s *terraform.State) error {
-	for _, text := range []string{originPassword, targetPassword, fakeToken} {
+	for _, text := range secretTexts {
 		if strings.Contains(s.String(), text) {
 			return fmt.Errorf("the state holds the secret %q", text)
 		}
