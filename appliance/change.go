@@ -273,6 +273,9 @@ func (a *Agent) handOver(next *proxy, g goal, commit func() error, done func(err
 				a.current = next
 				if err = commit(); err != nil {
 					a.current = before
+					if before != nil {
+						next.successor = before.Socket()
+					}
 					a.retire(next)
 				}
 			}
@@ -312,6 +315,7 @@ func (a *Agent) releaseOld(old *proxy, told func()) {
 		a.kill(old)
 		told()
 	default:
+		old.successor = a.current.Socket()
 		a.task(func(ctx context.Context) func() {
 			// An error shows again, and is dealt with, when it is retired.
 			_ = old.drain(context.WithoutCancel(ctx))

@@ -41,6 +41,9 @@ type proxy struct {
 	generation uint64
 	epoch      uint64
 	serving    bool
+	// successor is the control socket of the process that its clients go to when
+	// it drains; "" while there is none.
+	successor string
 }
 
 func newProxy(p supervise.Process, started time.Time) *proxy {
@@ -123,7 +126,7 @@ func (p *proxy) serve(ctx context.Context, takeOver string) error {
 }
 
 func (p *proxy) drain(ctx context.Context) error {
-	return p.call(ctx, callTimeout, http.MethodPost, control.PathDrain, control.Drain{}, nil)
+	return p.call(ctx, callTimeout, http.MethodPost, control.PathDrain, control.Drain{Successor: p.successor}, nil)
 }
 
 // goal is what a process is to run.
