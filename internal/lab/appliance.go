@@ -247,29 +247,29 @@ func (l *Lab) startAppliances(ctx context.Context, u *starting) error {
 
 // look returns the agent, and its proxy if it has one.
 func (a *Appliance) look(ctx context.Context) []Process {
-	agent := look(ctx, a.dir, Process{Name: a.Name, Address: strings.TrimPrefix(a.AdminURL, "https://"), Log: a.LogPath()})
-	out := []Process{agent}
-	if agent.State != Ready {
-		return out
+	agent := Process{Name: a.Name, Address: strings.TrimPrefix(a.AdminURL, "https://"), Log: a.LogPath()}
+	if !agent.fromPidFile(a.dir) {
+		return []Process{agent}
 	}
 	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
 	defer cancel()
 	s, err := a.Status(ctx)
 	if err != nil {
-		out[0].Detail = err.Error()
-		return out
+		agent.Detail = firstLine(err.Error())
+		return []Process{agent}
 	}
-	out[0].Version, out[0].Detail = s.Version, string(s.State)
+	agent.State, agent.Version, agent.Detail = Ready, s.Version, string(s.State)
 	if s.Proxy == nil {
-		return out
+		return []Process{agent}
 	}
-	p := Process{Name: a.Name + proxyOfAgent, PID: s.Proxy.PID, Version: s.Proxy.Version, Address: s.Proxy.ListenAddress, State: Starting, Log: a.proxyLog()}
-	p.MemoryBytes = identity{PID: p.PID}.memory()
+	p := Process{
+		Name: a.Name + proxyOfAgent, PID: s.Proxy.PID, State: Starting, Version: s.Proxy.Version, Address: s.Proxy.ListenAddress,
+		MemoryBytes: identity{PID: s.Proxy.PID}.memory(), Log: a.proxyLog(),
+	}
 	if p.Address != "" {
-		p.State = Ready
-		p.Detail = s.Proxy.Phase.String()
+		p.State, p.Detail = Ready, s.Proxy.Phase.String()
 	}
-	return append(out, p)
+	return []Process{agent, p}
 }
 
 // proxyOfAgent behind an appliance's name means its proxy process.

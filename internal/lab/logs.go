@@ -47,6 +47,11 @@ func lastLines(text []byte, n int) string {
 	return "  " + strings.Join(lines, "\n  ")
 }
 
+func firstLine(text string) string {
+	line, _, _ := strings.Cut(text, "\n")
+	return line
+}
+
 // CopyLog writes the last n lines of a process's log, and, if follow is set,
 // what is added to it until ctx ends.
 func (l *Lab) CopyLog(ctx context.Context, w io.Writer, name string, n int, follow bool) error {

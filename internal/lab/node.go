@@ -203,9 +203,27 @@ func runningPID(dir string) int {
 	return id.PID
 }
 
+// signalProcess sends a signal, and returns when a pause has begun or ended.
 func signalProcess(name, dir string, s syscall.Signal) error {
-	if err := readIdentity(dir).signal(s); err != nil {
+	id := readIdentity(dir)
+	if err := id.signal(s); err != nil {
 		return fmt.Errorf("signal %s: %w", name, err)
+	}
+	var want threads
+	switch s {
+	case syscall.SIGSTOP:
+		want = allThreads
+	case syscall.SIGCONT:
+		want = noThread
+	default:
+		return nil
+	}
+	// A thread stops when it next comes to the kernel or is interrupted, which is
+	// at once unless it sits in a disk access.
+	for end := time.Now().Add(endGrace); id.stoppedThreads() != want && id.state() != processGone; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			return fmt.Errorf("signal %s: %s did not take effect in %s", name, s, endGrace)
+		}
 	}
 	return nil
 }

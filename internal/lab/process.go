@@ -85,6 +85,16 @@ func (id identity) state() processState {
 	}
 	switch letter {
 	case 'Z', 'X', 'x':
+		// The letter is the first thread's. The others may still hold files and
+		// sockets; the process is gone when all have ended.
+		fd, err := unix.PidfdOpen(id.PID, 0)
+		if err != nil {
+			return processGone
+		}
+		defer func() { _ = unix.Close(fd) }()
+		if ended, err := hasEnded(fd, 0); err == nil && !ended {
+			return processRunning
+		}
 		var status syscall.WaitStatus
 		_, _ = syscall.Wait4(id.PID, &status, syscall.WNOHANG, nil)
 		return processGone
@@ -92,6 +102,46 @@ func (id identity) state() processState {
 		return processPaused
 	}
 	return processRunning
+}
+
+// threads is how many of a process's threads are stopped.
+type threads int
+
+const (
+	noThread threads = iota
+	someThreads
+	allThreads
+)
+
+func (id identity) stoppedThreads() threads {
+	files, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", id.PID))
+	var all, stopped int
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			continue // ended meanwhile
+		}
+		all++
+		if end := bytes.LastIndexByte(b, ')'); end >= 0 && len(b) > end+2 && b[end+2] == 'T' {
+			stopped++
+		}
+	}
+	switch stopped {
+	case 0:
+		return noThread
+	case all:
+		return allThreads
+	}
+	return someThreads
+}
+
+// hasEnded waits for the end of the process that a pid descriptor stands for.
+func hasEnded(fd int, within time.Duration) (bool, error) {
+	n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(within.Milliseconds()))
+	if errors.Is(err, unix.EINTR) {
+		return false, nil
+	}
+	return n > 0, err
 }
 
 // signal sends s, and never to another process that got the pid meanwhile. A
@@ -130,10 +180,8 @@ func (id identity) wait(ctx context.Context) error {
 		if err := ctx.Err(); err != nil {
 			return fmt.Errorf("wait for the end of process %d: %w", id.PID, err)
 		}
-		// A pid descriptor is readable when the process has ended. 100 ms is how
-		// late the end of ctx may be noticed.
-		_, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 100)
-		if err != nil && !errors.Is(err, unix.EINTR) {
+		// 100 ms is how late the end of ctx may be noticed.
+		if _, err := hasEnded(fd, 100*time.Millisecond); err != nil {
 			return fmt.Errorf("wait for the end of process %d: %w", id.PID, err)
 		}
 	}

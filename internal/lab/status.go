@@ -45,9 +45,11 @@ func (l *Lab) Status(ctx context.Context) Status {
 	s := Status{Dir: l.Dir, BaseAddress: l.BaseAddress.String()}
 	for _, c := range l.Clusters() {
 		for _, n := range c.Nodes {
-			s.Processes = append(s.Processes, look(ctx, n.dir, Process{
-				Name: n.Name, Address: net.JoinHostPort(n.Address, strconv.Itoa(n.Port)), Version: n.Version, Log: n.LogPath(),
-			}))
+			p := Process{Name: n.Name, Address: net.JoinHostPort(n.Address, strconv.Itoa(n.Port)), Version: n.Version, Log: n.LogPath()}
+			if p.fromPidFile(n.dir) && accepts(ctx, p.Address) {
+				p.State = Ready
+			}
+			s.Processes = append(s.Processes, p)
 		}
 	}
 	for _, a := range l.Appliances {
@@ -56,24 +58,20 @@ func (l *Lab) Status(ctx context.Context) Status {
 	return s
 }
 
-// look fills in what the pid file in dir and the port tell.
-func look(ctx context.Context, dir string, p Process) Process {
+// fromPidFile fills in what the pid file in dir tells. It reports whether the
+// process runs and is not paused; whether it is ready is then to be asked.
+func (p *Process) fromPidFile(dir string) bool {
 	id := readIdentity(dir)
 	state := id.state()
 	if state == processGone {
 		p.State = Ended
-		return p
+		return false
 	}
-	p.PID, p.MemoryBytes = id.PID, id.memory()
-	switch {
-	case state == processPaused:
+	p.PID, p.MemoryBytes, p.State = id.PID, id.memory(), Starting
+	if state == processPaused {
 		p.State = Paused
-	case accepts(ctx, p.Address):
-		p.State = Ready
-	default:
-		p.State = Starting
 	}
-	return p
+	return state == processRunning
 }
 
 func accepts(ctx context.Context, at string) bool {

@@ -113,7 +113,7 @@ func Own(t testing.TB, o lab.Options) *lab.Lab {
 	}
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Logf("last lines of %s's logs:\n%s", l.Dir, logs(l))
+			t.Logf("the logs of %s end with:\n%s", l.Dir, logs(l))
 		}
 		if err := g.purge(); err != nil {
 			t.Error(err)
@@ -252,8 +252,8 @@ func watch(dir string) int {
 func logs(l *lab.Lab) string {
 	var b strings.Builder
 	for _, p := range l.Status(context.Background()).Processes {
-		fmt.Fprintf(&b, "%s (%s):\n", p.Name, p.State)
-		_ = l.CopyLog(context.Background(), &b, p.Name, 15, false)
+		fmt.Fprintf(&b, "%s is %s\n", p.Name, p.State)
+		_ = l.CopyLog(context.Background(), &b, p.Name, 10, false)
 	}
 	return b.String()
 }
