@@ -6,14 +6,17 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	gocql "github.com/apache/cassandra-gocql-driver/v2"
 
+	"github.com/zdmproject/terraform-provider-zdm/appliance/adminapi"
 	"github.com/zdmproject/terraform-provider-zdm/internal/lab"
 	"github.com/zdmproject/terraform-provider-zdm/internal/lab/labtest"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
 )
 
 func TestMain(m *testing.M) { labtest.Main(m, lab.Options{}) }
@@ -111,6 +114,26 @@ func TestALabLivesThroughFaultsAndLeavesNothing(t *testing.T) {
 		t.Errorf("token file: %v, %v; want mode 0600", info, err)
 	}
 
+	// Configured, it runs a proxy; should that be killed, another one.
+	serveDualWrite(t, l, a)
+	first, err := a.KillProxy(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "another proxy serves", func() error {
+		pid, err := a.ProxyPID(ctx)
+		if err == nil && (pid == 0 || pid == first) {
+			err = fmt.Errorf("proxy pid %d, was %d", pid, first)
+		}
+		return err
+	})
+	eventually(t, "status shows it", func() error {
+		if state := stateOf(l, a.Name+"/proxy"); state != lab.Ready {
+			return fmt.Errorf("state %q", state)
+		}
+		return nil
+	})
+
 	// A proxy of its own serves between the two.
 	p, err := l.StartProxy(ctx, lab.ProxyOptions{Env: map[string]string{"ZDM_PHASE": "dual_write"}})
 	if err != nil {
@@ -146,6 +169,61 @@ func TestALabLivesThroughFaultsAndLeavesNothing(t *testing.T) {
 	t.Logf("down took %s", time.Since(began).Round(time.Millisecond))
 	if left := mentioning(t, l.Dir); len(left) > 0 {
 		t.Errorf("still there after down: %q", left)
+	}
+}
+
+// serveDualWrite gives the agent what Terraform would.
+func serveDualWrite(t *testing.T, l *lab.Lab, a *lab.Appliance) {
+	t.Helper()
+	c, err := a.Client()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	doc := &adminapi.Config{
+		ClusterID: "lab", Instance: a.Name,
+		Settings: map[string]string{"proxy_listen_address": a.ListenAddress, "proxy_listen_port": strconv.Itoa(a.Port), "metrics_address": a.ListenAddress},
+		Secrets:  map[string]string{},
+	}
+	for _, c := range l.Clusters() {
+		for name, value := range c.ProxySettings() {
+			name = strings.ToLower(strings.TrimPrefix(name, "ZDM_"))
+			if strings.HasSuffix(name, "_password") {
+				doc.Secrets[name] = value
+			} else {
+				doc.Settings[name] = value
+			}
+		}
+	}
+	if _, err := c.PutConfig(t.Context(), doc, 0); err != nil {
+		t.Fatalf("configure %s: %v", a.Name, err)
+	}
+	now, err := c.Phase(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	prepared, err := c.Prepare(t.Context(), adminapi.PrepareRequest{Phase: phase.DualWrite}, now.Epoch)
+	if err != nil {
+		t.Fatalf("prepare dual_write: %v", err)
+	}
+	if _, err := c.Commit(t.Context(), prepared.Prepared.Token); err != nil {
+		t.Fatalf("commit dual_write: %v", err)
+	}
+}
+
+// eventually waits for other processes, which tell nobody when they are done.
+func eventually(t *testing.T, what string, check func() error) {
+	t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		err := check()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: not within 20 s: %v", what, err)
+		}
+		time.Sleep(50 * time.Millisecond)
 	}
 }
 

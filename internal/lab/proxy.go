@@ -11,9 +11,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
-
-	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
 )
 
 // proxyTimeout bounds a proxy's start; it waits for both clusters.
@@ -63,8 +62,8 @@ func (l *Lab) StartProxy(ctx context.Context, o ProxyOptions) (*Proxy, error) {
 		"ZDM_METRICS_ADDRESS":      p.ListenAddress,
 		"ZDM_METRICS_PORT":         strconv.Itoa(metricsPort),
 	}
-	for side, c := range l.Clusters() {
-		maps.Copy(env, c.ProxySettings(phase.Side(side)))
+	for _, c := range l.Clusters() {
+		maps.Copy(env, c.ProxySettings())
 	}
 	maps.Copy(env, o.Env)
 	var list []string
@@ -84,21 +83,11 @@ func (l *Lab) StartProxy(ctx context.Context, o ProxyOptions) (*Proxy, error) {
 	return p, nil
 }
 
-// ProxySettings are a proxy's environment variables for one side.
-func (c *Cluster) ProxySettings(side phase.Side) map[string]string {
-	prefix := "ZDM_ORIGIN_"
-	if side == phase.Target {
-		prefix = "ZDM_TARGET_"
-	}
-	var points string
-	for i, a := range c.ContactPoints() {
-		if i > 0 {
-			points += ","
-		}
-		points += a
-	}
+// ProxySettings are a proxy's environment variables for this side.
+func (c *Cluster) ProxySettings() map[string]string {
+	prefix := "ZDM_" + strings.ToUpper(c.Side.String()) + "_"
 	return map[string]string{
-		prefix + "CONTACT_POINTS": points,
+		prefix + "CONTACT_POINTS": strings.Join(c.ContactPoints(), ","),
 		prefix + "PORT":           strconv.Itoa(c.Port),
 		prefix + "USERNAME":       c.Username,
 		prefix + "PASSWORD":       c.Password,
