@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/zdmproject/terraform-provider-zdm/cql/frame"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/merge"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/metrics"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/prepared"
@@ -35,10 +36,7 @@ type exchange struct {
 	stream      int16
 	opcode      frame.Opcode
 	consistency frame.Consistency
-	st          statement
-	cas         bool
-	counter     bool
-	unlogged    bool
+	st          merge.Statement
 	isUse       bool
 	shadow      bool // a copy of a read: nobody waits for the answer
 	kind        metrics.Type
@@ -69,7 +67,7 @@ type leg struct {
 	side      phase.Side
 	preparing *prepared.Statement // what is being prepared for it; nil while it is the request itself
 	tries     int
-	out       outcome
+	out       merge.Outcome
 	err       error
 	saved     []byte // the answer, if it came before the last one and may be needed
 }
@@ -95,14 +93,14 @@ func (ex *exchange) free() {
 	}
 	clear(children[:cap(children)])
 	ex.s, ex.scope, ex.stmt, ex.making = nil, nil, nil, nil
-	ex.st = statement{}
-	ex.cas, ex.counter, ex.unlogged, ex.isUse, ex.shadow, ex.counted = false, false, false, false, false, false
+	ex.st = merge.Statement{}
+	ex.isUse, ex.shadow, ex.counted = false, false, false
 	ex.plan = route.Plan{}
 	ex.idAt, ex.flagsAt = 0, 0
 	ex.req, ex.children = req, children
 	for i := range ex.legs {
 		l := &ex.legs[i]
-		l.preparing, l.tries, l.out, l.err = nil, 0, outcome{}, nil
+		l.preparing, l.tries, l.out, l.err = nil, 0, merge.Outcome{}, nil
 		l.saved = l.saved[:0]
 		if cap(l.saved) > keepRequest {
 			l.saved = nil
@@ -179,7 +177,7 @@ func (ex *exchange) sendAll(b *upstream.Batch, conns [2]*upstream.Conn, f frame.
 // refuse ends a request of which nothing was sent.
 func (ex *exchange) refuse(b *upstream.Batch, side phase.Side, err error) {
 	ex.pending.Store(1)
-	ex.legs[side].out.result, ex.legs[side].err = unsent, err
+	ex.legs[side].out.Result, ex.legs[side].err = merge.Unsent, err
 	ex.arrived(b, nil, nil)
 }
 
@@ -335,9 +333,9 @@ func (l *leg) Answer(b *upstream.Batch, c *upstream.Conn, f frame.Frame) {
 			}
 			return
 		}
-		l.out = outcome{refused, code}
+		l.out = merge.Outcome{Result: merge.Refused, Code: code}
 	} else {
-		l.out.result = succeeded
+		l.out.Result = merge.Succeeded
 	}
 	l.observe(c, b.Now)
 	ex.arrived(b, l, f)
@@ -349,7 +347,7 @@ func (l *leg) prepared(b *upstream.Batch, c *upstream.Conn, f frame.Frame) {
 	l.preparing = nil
 	if f.Opcode() == frame.OpError {
 		code, _ := l.ex.readError(l.side, f)
-		l.out = outcome{refused, code}
+		l.out = merge.Outcome{Result: merge.Refused, Code: code}
 		l.observe(c, b.Now)
 		l.ex.arrived(b, l, f)
 		return
@@ -378,9 +376,9 @@ func (l *leg) Lost(b *upstream.Batch, err error) {
 }
 
 func (l *leg) lose(b *upstream.Batch, err error) {
-	l.out.result, l.err = unsent, err
+	l.out.Result, l.err = merge.Unsent, err
 	if upstream.Sent(err) {
-		l.out.result = lost
+		l.out.Result = merge.Lost
 	}
 	l.ex.countLoss(l, err)
 	l.ex.arrived(b, l, nil)
@@ -409,7 +407,7 @@ func (ex *exchange) arrived(b *upstream.Batch, l *leg, f frame.Frame) {
 
 // mayNeed tells whether an answer can be the one that the client gets.
 func (ex *exchange) mayNeed(l *leg) bool {
-	return l.side == ex.plan.Answer || l.out.result == refused || ex.making != nil
+	return l.side == ex.plan.Answer || l.out.Result == merge.Refused || ex.making != nil
 }
 
 // finish gives the client its one answer.
@@ -419,28 +417,28 @@ func (ex *exchange) finish(b *upstream.Batch, frames [2]frame.Frame) {
 		ex.free()
 		return
 	}
-	v := merge(ex.plan.Answer, [2]outcome{ex.legs[0].out, ex.legs[1].out}, ex.st)
+	v := merge.Decide(ex.plan.Answer, [2]merge.Outcome{ex.legs[0].out, ex.legs[1].out}, ex.st)
 	switch {
-	case !v.forward:
-		e := lossError(ex, ex.causeOf(v), v.partial)
+	case !v.Forward:
+		e := merge.LossError(ex.st, ex.consistency, ex.causeOf(v), v.Partial)
 		s.srv.note(s, ex, &e)
 		s.respondError(b, ex.stream, e)
-	case ex.making != nil && v.failed == 0:
-		s.respond(b, ex.stream, ex.finishPrepare(v.side, frames))
-	case ex.isUse && v.failed == 0:
+	case ex.making != nil && v.Failed == 0:
+		s.respond(b, ex.stream, ex.finishPrepare(v.Side, frames))
+	case ex.isUse && v.Failed == 0:
 		s.scope.Store(ex.scope)
-		s.respond(b, ex.stream, frames[v.side])
+		s.respond(b, ex.stream, frames[v.Side])
 	default:
-		s.respondRows(b, ex.stream, frames[v.side], v.side)
+		s.respondRows(b, ex.stream, frames[v.Side], v.Side)
 	}
 	if ex.counted {
 		s.srv.metrics.Ended(ex.kind, time.Duration(b.Now-ex.start))
 		switch {
-		case v.failed == 0:
-		case ex.st.mutates:
-			s.srv.metrics.FailedWrite(v.failed)
+		case v.Failed == 0:
+		case ex.st.Mutates:
+			s.srv.metrics.FailedWrite(v.Failed)
 		default:
-			s.srv.metrics.FailedRead(v.side)
+			s.srv.metrics.FailedRead(v.Side)
 		}
 	}
 	ex.free()
@@ -448,12 +446,12 @@ func (ex *exchange) finish(b *upstream.Batch, frames [2]frame.Frame) {
 }
 
 // causeOf is why the proxy and not a node tells the error.
-func (ex *exchange) causeOf(v verdict) error {
-	l := &ex.legs[v.side]
+func (ex *exchange) causeOf(v merge.Verdict) error {
+	l := &ex.legs[v.Side]
 	if l.err != nil {
 		return l.err
 	}
-	return &upstream.LostError{Side: v.side, Sent: true, Cause: errOneSided}
+	return &upstream.LostError{Side: v.Side, Sent: true, Cause: errOneSided}
 }
 
 var errOneSided = errors.New("the node refused what the other side may have applied")

@@ -303,7 +303,7 @@ func (s *session) use(f frame.Frame, st *scan.Statement) {
 	sc := s.scopeFor(st.Keyspace.String())
 	rule := s.srv.phase.Load().rule
 	ex := newExchange(s, f, sc)
-	ex.isUse, ex.consistency = true, q.Params.Consistency
+	ex.isUse, ex.consistency, ex.st.Inert = true, q.Params.Consistency, true
 	ex.plan.Legs, ex.plan.Answer = rule.Needed, rule.Primary
 	s.endBurst()
 	ctx, cancel := context.WithTimeout(s.ctx, s.srv.cfg.Listen.RequestTimeout)

@@ -7,7 +7,9 @@ import (
 
 	"github.com/zdmproject/terraform-provider-zdm/cql/frame"
 	"github.com/zdmproject/terraform-provider-zdm/cql/scan"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/merge"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/metrics"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/paging"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/prepared"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/route"
@@ -44,8 +46,10 @@ func (s *session) query(f frame.Frame) {
 
 // describe fills in what a statement is.
 func (ex *exchange) describe(class route.Class, st *scan.Statement) {
-	ex.st = statement{mutates: !class.IsRead(), idempotent: class.IsRead() || st.Idempotent}
-	ex.cas, ex.counter = st.CAS, st.Counter
+	ex.st = merge.Statement{
+		Mutates: !class.IsRead(), Idempotent: class.IsRead() || st.Idempotent,
+		CAS: st.CAS, Counter: st.Counter,
+	}
 }
 
 // dispatch plans a QUERY or EXECUTE and sends it, and its copy if the phase
@@ -56,13 +60,13 @@ func (ex *exchange) dispatch(f frame.Frame, class route.Class, params frame.Para
 	ex.plan = route.Decide(ph.rule, class, s.srv.routing)
 	ex.consistency = params.Consistency
 	if params.PagingState != nil {
-		if issuer, tagged := pageIssuer(params.PagingState); tagged {
+		if issuer, tagged := paging.Issuer(params.PagingState); tagged {
 			ex.plan = route.Page(issuer)
-			ex.req = appendUntagged(ex.req[:0], f, at+params.PagingStateOffset)
+			ex.req = paging.AppendUntagged(ex.req[:0], f, at+params.PagingStateOffset)
 			f = ex.req
 		}
 	}
-	ex.kind, ex.counted = metrics.TypeOf(ex.st.mutates, ex.plan.Answer), class == route.Read || class == route.Write
+	ex.kind, ex.counted = metrics.TypeOf(ex.st.Mutates, ex.plan.Answer), class == route.Read || class == route.Write
 	var shadow *exchange
 	if ex.plan.HasShadow {
 		shadow = ex.shadowCopy(f)
@@ -113,7 +117,7 @@ func (s *session) prepare(f frame.Frame) {
 	}
 	ex := newExchange(s, f, sc)
 	ex.making = making
-	ex.st = statement{lenient: class.IsRead()}
+	ex.st = merge.Statement{Lenient: class.IsRead()}
 	ex.plan = route.Prepare(s.srv.phase.Load().rule)
 	ex.begin(f)
 }
@@ -123,7 +127,7 @@ func (s *session) prepare(f frame.Frame) {
 func (ex *exchange) finishPrepare(side phase.Side, frames [2]frame.Frame) frame.Frame {
 	st := ex.making
 	for _, other := range phase.Sides {
-		if ex.legs[other].out.result != succeeded {
+		if ex.legs[other].out.Result != merge.Succeeded {
 			continue
 		}
 		m, err := readPrepared(frames[other])
@@ -187,8 +191,10 @@ func (s *session) execute(f frame.Frame) {
 	}
 	ex := newExchange(s, f, sc)
 	ex.stmt = st
-	ex.st = statement{mutates: !st.Class.IsRead(), idempotent: st.Idempotent}
-	ex.cas, ex.counter = st.CAS, st.Counter
+	ex.st = merge.Statement{
+		Mutates: !st.Class.IsRead(), Idempotent: st.Idempotent,
+		CAS: st.CAS, Counter: st.Counter,
+	}
 	ex.idAt = at + e.IDOffset
 	if e.Params.Flags&frame.QuerySkipMetadata != 0 {
 		ex.flagsAt = at + e.Params.FlagsOffset
@@ -219,8 +225,10 @@ func (s *session) execBatch(f frame.Frame) {
 		return
 	}
 	ex := newExchange(s, f, s.scope.Load())
-	ex.st = statement{mutates: true, idempotent: true}
-	ex.counter, ex.unlogged = bt.Type == frame.BatchCounter, bt.Type == frame.BatchUnlogged
+	ex.st = merge.Statement{
+		Mutates: true, Idempotent: bt.Type != frame.BatchCounter,
+		Counter: bt.Type == frame.BatchCounter, Unlogged: bt.Type == frame.BatchUnlogged,
+	}
 	ex.consistency = bt.Params.Consistency
 	for it := bt.Children(); it.Next(); {
 		if !it.Prepared {
@@ -237,17 +245,14 @@ func (s *session) execBatch(f frame.Frame) {
 		ex.addChild(child.Idempotent, child.CAS)
 		ex.children = append(ex.children, child)
 	}
-	if ex.counter {
-		ex.st.idempotent = false
-	}
 	ex.plan = route.Decide(s.srv.phase.Load().rule, route.Write, s.srv.routing)
 	ex.kind, ex.counted = metrics.Writes, true
 	ex.begin(f)
 }
 
 func (ex *exchange) addChild(idempotent, cas bool) {
-	ex.st.idempotent = ex.st.idempotent && idempotent
-	ex.cas = ex.cas || cas
+	ex.st.Idempotent = ex.st.Idempotent && idempotent
+	ex.st.CAS = ex.st.CAS || cas
 }
 
 // batchFor returns the BATCH as it goes to a side: as it is where the side's
@@ -324,8 +329,8 @@ func (l *leg) observe(c *upstream.Conn, now int64) {
 	if n == nil || !ex.counted && !ex.shadow {
 		return
 	}
-	n.Answered(ex.st.mutates, ex.shadow, time.Duration(now-ex.start))
-	if l.out.result == refused {
-		n.Failed(ex.shadow, metrics.ErrorWord(l.out.code))
+	n.Answered(ex.st.Mutates, ex.shadow, time.Duration(now-ex.start))
+	if l.out.Result == merge.Refused {
+		n.Failed(ex.shadow, metrics.ErrorWord(l.out.Code))
 	}
 }

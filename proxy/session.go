@@ -12,6 +12,7 @@ import (
 
 	"github.com/zdmproject/terraform-provider-zdm/cql/frame"
 	"github.com/zdmproject/terraform-provider-zdm/internal/nbio"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/paging"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/upstream"
 )
@@ -285,14 +286,14 @@ func (s *session) respond(b *upstream.Batch, stream int16, f frame.Frame) {
 
 // respondRows is respond for an answer that may have a paging state of side.
 func (s *session) respondRows(b *upstream.Batch, stream int16, f frame.Frame, side phase.Side) {
-	page := pageOffset(f)
+	page := paging.Offset(f)
 	if page < 0 {
 		s.respond(b, stream, f)
 		return
 	}
 	buf := s.out.Begin()
 	at := len(buf)
-	buf = appendTagged(buf, f, page, side)
+	buf = paging.AppendTagged(buf, f, page, side)
 	frame.Frame(buf[at:]).SetStream(stream)
 	s.out.End(buf)
 	s.appended(b, at)
@@ -317,23 +318,6 @@ func (s *session) appended(b *upstream.Batch, before int) {
 }
 
 var errSlowClient = fmt.Errorf("more than %d bytes wait for the client", maxClientOutput)
-
-// pageOffset returns where the [int] length of a paging state begins in a RESULT
-// Rows frame that has more pages, and -1 in any other.
-func pageOffset(f frame.Frame) int {
-	if f.Opcode() != frame.OpResult {
-		return -1
-	}
-	r, err := frame.SplitResponse(f)
-	if err != nil {
-		return -1
-	}
-	_, at, ok := frame.RowsPaging(r.Body)
-	if !ok {
-		return -1
-	}
-	return r.BodyOffset + at
-}
 
 // answerVersion is the version of the proxy's own frames.
 func (s *session) answerVersion() frame.Version {

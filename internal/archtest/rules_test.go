@@ -28,11 +28,13 @@ var floors = map[string]int{
 	"proxy/route":        20,
 	"proxy/control":      20,
 	"proxy/metrics":      20,
+	"proxy/paging":       20,
 	"proxy/prepared":     21, // keeps the route of a statement
 	"appliance/adminapi": 21, // a status carries the proxy's own
 
 	"proxy/upstream":         30,
 	"proxy/virtual":          31, // answers out of upstream's topology
+	"proxy/merge":            31, // tells upstream's errors
 	"appliance/client":       30,
 	"appliance/store":        30,
 	"internal/lab/cassandra": 30,

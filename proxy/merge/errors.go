@@ -1,4 +1,4 @@
-package proxy
+package merge
 
 import (
 	"errors"
@@ -8,8 +8,9 @@ import (
 	"github.com/zdmproject/terraform-provider-zdm/proxy/upstream"
 )
 
-// lossError makes the CQL error for a request that has no answer. It is the one
-// place that maps errors of our own to codes.
+// LossError makes the CQL error for a request that has no answer, at the
+// consistency that it asked for. It is the one place that maps errors of our
+// own to codes.
 //
 //	what                                    error                    why
 //	write, some node may have it            WRITE_TIMEOUT            retried only if the application says it is idempotent
@@ -17,13 +18,13 @@ import (
 //	nothing was sent, no node is reachable  UNAVAILABLE, alive 0     drivers go to another host
 //	nothing was sent, too much in flight    OVERLOADED               drivers go to another host
 //	PREPARE, USE: nothing can be applied    SERVER_ERROR             drivers go to another host
-func lossError(ex *exchange, cause error, partial bool) frame.ErrorBody {
-	e := frame.ErrorBody{Message: cause.Error(), Consistency: ex.consistency, Required: 1}
+func LossError(st Statement, cl frame.Consistency, cause error, partial bool) frame.ErrorBody {
+	e := frame.ErrorBody{Message: cause.Error(), Consistency: cl, Required: 1}
 	switch {
-	case ex.opcode == frame.OpPrepare || ex.isUse:
+	case st.Inert:
 		e.Code = frame.ErrServer
-	case ex.st.mutates && (partial || upstream.Sent(cause)):
-		e.Code, e.WriteType = frame.ErrWriteTimeout, ex.writeType()
+	case st.Mutates && (partial || upstream.Sent(cause)):
+		e.Code, e.WriteType = frame.ErrWriteTimeout, writeType(st)
 		e.Message = fmt.Sprintf("the outcome of the write is unknown: %v", cause)
 	case upstream.Sent(cause):
 		e.Code = frame.ErrReadTimeout
@@ -38,13 +39,13 @@ func lossError(ex *exchange, cause error, partial bool) frame.ErrorBody {
 // writeType is what a driver's retry rule reads. It is never BATCH_LOG, which
 // drivers retry unasked, nor BATCH, which says that the batch log has it: the
 // proxy does not know.
-func (ex *exchange) writeType() frame.WriteType {
+func writeType(st Statement) frame.WriteType {
 	switch {
-	case ex.cas:
+	case st.CAS:
 		return frame.WriteTypeCAS
-	case ex.counter:
+	case st.Counter:
 		return frame.WriteTypeCounter
-	case ex.unlogged:
+	case st.Unlogged:
 		return frame.WriteTypeUnloggedBatch
 	}
 	return frame.WriteTypeSimple
