@@ -37,9 +37,6 @@ type credentials struct {
 	token secret.String
 }
 
-// errUnknown: nothing can be asked now, and that is no fault.
-var errUnknown = errors.New("the provider's credentials are not known yet")
-
 // agent is one instance of a cluster, as rollout wants it. It refuses to speak
 // for another one.
 type agent struct {

@@ -116,7 +116,14 @@ func (r *clusterResource) Update(ctx context.Context, req resource.UpdateRequest
 	resp.Diagnostics.Append(req.Config.Get(ctx, &config)...)
 	resp.Diagnostics.Append(req.State.Get(ctx, &prior)...)
 	mem := recall(ctx, req.Private, &resp.Diagnostics)
-	if resp.Diagnostics.HasError() || r.admin.unready(&resp.Diagnostics) {
+	if resp.Diagnostics.HasError() {
+		return
+	}
+	if plan.onlyHere(&prior) {
+		resp.Diagnostics.Append(resp.State.Set(ctx, plan)...)
+		return
+	}
+	if r.admin.unready(&resp.Diagnostics) {
 		return
 	}
 	mem = r.apply(ctx, &plan, &config, &prior, mem, &resp.Diagnostics)
@@ -135,6 +142,12 @@ func (a *admin) unready(diags *diag.Diagnostics) bool {
 		return true
 	}
 	return false
+}
+
+// onlyHere reports that the plan changes no instance, but for example the
+// switch that a destroy needs; that works also while instances are down.
+func (m *clusterModel) onlyHere(prior *clusterModel) bool {
+	return m.Generations.Equal(prior.Generations) && m.RestartTriggers.Equal(prior.RestartTriggers) && m.AdminEndpoints.Equal(prior.AdminEndpoints)
 }
 
 // apply rolls the plan out and completes it with what the agents say. prior is

