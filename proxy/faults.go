@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"errors"
 	"slices"
 	"sync"
 	"time"
@@ -64,9 +65,10 @@ func (ex *exchange) countLoss(l *leg, err error) {
 	}
 	node := ""
 	word := "other"
-	if e, ok := err.(*upstream.LostError); ok {
+	var e *upstream.LostError
+	if errors.As(err, &e) {
 		node = e.Node
-		if e.Sent && e.Cause == upstream.ErrTimeout {
+		if e.Sent && errors.Is(e, upstream.ErrTimeout) {
 			word = metrics.NoAnswer
 		}
 	}

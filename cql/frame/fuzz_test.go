@@ -77,7 +77,7 @@ func splitAny(t *testing.T, f Frame) {
 func FuzzViews(f *testing.F) {
 	for _, v := range versions {
 		for _, view := range views {
-			f.Add([]byte(view.sample(f, v).Body()), byte(v))
+			f.Add(view.sample(f, v).Body(), byte(v))
 		}
 	}
 	f.Fuzz(func(t *testing.T, body []byte, version byte) {

@@ -143,7 +143,7 @@ func (l *Lexer) scan() (kind TokenKind, op byte) {
 		l.number()
 		return Number, 0
 	}
-	whole := true
+	var whole bool
 	switch c {
 	case '\'':
 		kind, whole = String, l.quoted(c)

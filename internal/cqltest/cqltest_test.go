@@ -172,7 +172,7 @@ func TestBrokenAnswers(t *testing.T) {
 				t.Errorf("got %q", got)
 			}
 		}},
-		"paged": {cqltest.Rows([]string{"k"}, []string{"a"}).Page([]byte("more")).WithWarnings("slow").ThenClose(), func(t *testing.T, got []byte, err error) {
+		"paged": {cqltest.Rows([]string{"k"}, []string{"a"}).Page([]byte("more")).WithWarnings("slow").ThenClose(), func(t *testing.T, got []byte, _ error) {
 			f, err := frame.NewCodec().DecodeFrame(strings.NewReader(string(got)))
 			if err != nil || string(f.Body.Message.(*message.RowsResult).Metadata.PagingState) != "more" || len(f.Body.Warnings) != 1 {
 				t.Errorf("got %v, %v", f, err)

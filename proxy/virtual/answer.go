@@ -336,7 +336,7 @@ func (p *plan) bind(values Values) ([]cell, *frame.ErrorBody) {
 }
 
 func (p *plan) limitOf(bound []cell) (int, *frame.ErrorBody) {
-	n := int64(-1)
+	var n int64
 	if p.limit.kind == tokMarker {
 		c := bound[p.limit.marker]
 		switch {
