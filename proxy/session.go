@@ -344,7 +344,7 @@ func (s *session) drained() error {
 			return context.Cause(s.ctx)
 		}
 	}
-	s.out.Drain()
+	s.out.Finish(net.ErrClosed)
 	return s.move()
 }
 
@@ -363,7 +363,7 @@ func (s *session) done() {
 // linger lets a refused client read its error: closing with unread input would
 // reset the connection, and the error with it.
 func (s *session) linger() {
-	s.out.Drain()
+	s.out.Finish(net.ErrClosed)
 	if tcp, ok := s.nc.Conn.(*net.TCPConn); ok {
 		_ = tcp.CloseWrite() // best effort
 	}

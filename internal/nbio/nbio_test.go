@@ -100,7 +100,7 @@ func TestOutboxWritesEverythingInOrderThroughAFullSocket(t *testing.T) {
 	if !bytes.Equal(got, bytes.Repeat(chunk, total/len(chunk))) {
 		t.Error("the far end got other bytes than were appended")
 	}
-	o.Drain()
+	o.Finish(net.ErrClosed)
 	if n := o.Len(); n != 0 {
 		t.Errorf("%d bytes are left", n)
 	}
@@ -136,6 +136,45 @@ func TestOutboxOfManyWritersKeepsFramesWhole(t *testing.T) {
 	for w := range writers {
 		if n := counts[byte('a'+w)]; n != each {
 			t.Errorf("writer %d: %d frames arrived, want %d", w, n, each)
+		}
+	}
+}
+
+// A session that ends closes its socket after Finish, while readers of node
+// connections may be in the middle of a flush for it.
+func TestOutboxFinishWaitsForTheFlushOfAnotherAndTakesNoMore(t *testing.T) {
+	t.Parallel()
+	for range 50 {
+		c, far := pair(t)
+		var o nbio.Outbox
+		o.Init(c, time.Minute, func(err error) { t.Errorf("write error: %v", err) })
+		received := make(chan int)
+		go func() {
+			b, _ := io.ReadAll(far) // the end of the stream is no error
+			received <- len(b)
+		}()
+		var wg sync.WaitGroup
+		const writers, size = 4, 300 << 10
+		appended := make(chan struct{}, writers)
+		for range writers {
+			wg.Go(func() {
+				o.End(append(o.Begin(), make([]byte, size)...))
+				appended <- struct{}{}
+				o.Flush()
+			})
+		}
+		for range writers {
+			<-appended
+		}
+		o.Finish(net.ErrClosed)
+		c.Close()
+		if got := <-received; got != writers*size {
+			t.Fatalf("%d bytes arrived, want %d: Finish returned before they were written", got, writers*size)
+		}
+		wg.Wait()
+		o.End(append(o.Begin(), 'x'))
+		if o.Len() != 0 {
+			t.Fatal("the outbox took output after Finish")
 		}
 	}
 }

@@ -36,6 +36,7 @@ type Outbox struct {
 
 	taken    int64 // bytes handed to a write so far
 	flushing bool
+	landed   chan struct{} // closed when flushing ends; nil if nobody waits for that
 	failed   error
 	blocked  sync.WaitGroup // the goroutine of a full socket
 }
@@ -118,8 +119,17 @@ func (o *Outbox) Flush() {
 		}
 		o.give(buf, box, err)
 	}
-	o.flushing = false
+	o.land()
 	o.mu.Unlock()
+}
+
+// land ends a flush. The lock is held.
+func (o *Outbox) land() {
+	o.flushing = false
+	if o.landed != nil {
+		close(o.landed)
+		o.landed = nil
+	}
 }
 
 // take claims the output for one write, and unlocks.
@@ -151,7 +161,7 @@ func (o *Outbox) flushBlocking(buf []byte, box *[]byte, done int) {
 		_, err := o.conn.Write(buf[done:])
 		o.give(buf, box, err)
 		if len(o.buf) == 0 || o.failed != nil {
-			o.flushing = false
+			o.land()
 			o.mu.Unlock()
 			return
 		}
@@ -164,9 +174,27 @@ func (o *Outbox) flushBlocking(buf []byte, box *[]byte, done int) {
 // first, or it may take as long as the timeout.
 func (o *Outbox) Wait() { o.blocked.Wait() }
 
-// Drain returns when everything appended so far was written, or writing has
-// failed. A blocked write bounds it by the timeout of Init.
-func (o *Outbox) Drain() {
-	o.Flush()
-	o.blocked.Wait()
+// Finish writes everything that was appended, also what another goroutine is
+// writing just now, and then takes no more: after it no byte follows from this
+// process. A blocked write bounds it by the timeout of Init.
+func (o *Outbox) Finish(err error) {
+	for {
+		o.Flush()
+		o.mu.Lock()
+		if o.failed != nil || !o.flushing && len(o.buf) == 0 {
+			o.fail(err)
+			o.mu.Unlock()
+			return
+		}
+		if !o.flushing { // appended since
+			o.mu.Unlock()
+			continue
+		}
+		if o.landed == nil {
+			o.landed = make(chan struct{})
+		}
+		landed := o.landed
+		o.mu.Unlock()
+		<-landed
+	}
 }
