@@ -23,7 +23,8 @@ const (
 	maxClientOutput = 32 << 20
 	// handshakeTimeout bounds the time from the first byte to READY.
 	handshakeTimeout = 30 * time.Second
-	// lingerTimeout is how long a refused client may take to read why.
+	// lingerTimeout is how long a client that is closed may take to read its last
+	// answers and close its end.
 	lingerTimeout = 5 * time.Second
 	// flushEvery is after how many requests of one burst the nodes get them,
 	// though the client has sent more: so that a large burst does not wait for
@@ -143,7 +144,7 @@ func (s *session) serve(ctx context.Context) {
 	s.ctx = ctx
 	stop := context.AfterFunc(ctx, func() { _ = s.nc.Close() })
 	err := s.read()
-	if errors.Is(err, errRefused) {
+	if errors.Is(err, errRefused) || errors.Is(err, errDrained) {
 		s.linger()
 	}
 	cancel()
@@ -360,8 +361,8 @@ func (s *session) done() {
 	}
 }
 
-// linger lets a refused client read its error: closing with unread input would
-// reset the connection, and the error with it.
+// linger lets a client read its last answers: closing with unread input would
+// reset the connection, and lose what the client has not read yet.
 func (s *session) linger() {
 	s.out.Finish(net.ErrClosed)
 	if tcp, ok := s.nc.Conn.(*net.TCPConn); ok {
