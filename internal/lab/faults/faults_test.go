@@ -93,6 +93,9 @@ func start(t *testing.T) *scene {
 
 	to, err := demo.Endpoint(s.lab, "proxies")
 	s.must(err)
+	// An application waits for up to a minute until it uses a proxy again that
+	// it has lost; the test has no time for that, and nothing depends on it.
+	to.Reconnect = time.Second
 	session, err := load.Connect(to)
 	s.must(err)
 	t.Cleanup(session.Close)
@@ -209,6 +212,14 @@ func (s *scene) recover(fault string) {
 			last = now
 		}
 		return now.Requests >= last.Requests+100
+	})
+	s.until("after "+fault+" the driver is connected to both proxies", time.Minute, func() bool {
+		for _, a := range s.fleet {
+			if status, err := a.Status(s.t.Context()); err != nil || status.Proxy == nil || status.Proxy.Clients == 0 {
+				return false
+			}
+		}
+		return true
 	})
 }
 

@@ -9,6 +9,7 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"time"
 
 	gocql "github.com/apache/cassandra-gocql-driver/v2"
 
@@ -31,14 +32,17 @@ type Endpoint struct {
 	Keyspace string
 	// Protocol forces a version of the protocol; 0 lets the driver negotiate.
 	Protocol int
+	// Reconnect is how often the driver looks for a host that it has lost; 0
+	// leaves it at the driver's minute.
+	Reconnect time.Duration
 	// Log gets what the driver says; nil drops it.
 	Log io.Writer
 	// Meter counts requests by host; nil counts none.
 	Meter *Meter
 }
 
-// Connect opens a session with the driver's ordinary settings: nothing is set
-// but where to go and who one is.
+// Connect opens a session with the driver's ordinary settings: unless the
+// endpoint asks for more, nothing is set but where to go and who one is.
 func Connect(e Endpoint) (*gocql.Session, error) {
 	hosts := make([]string, len(e.Hosts))
 	for i, h := range e.Hosts {
@@ -50,6 +54,9 @@ func Connect(e Endpoint) (*gocql.Session, error) {
 	cluster.ProtoVersion = e.Protocol
 	if e.Username != "" {
 		cluster.Authenticator = gocql.PasswordAuthenticator{Username: e.Username, Password: e.Password.Reveal()}
+	}
+	if e.Reconnect != 0 {
+		cluster.ReconnectInterval = e.Reconnect
 	}
 	if e.Log != nil {
 		cluster.Logger = driverLog{log.New(e.Log, "driver ", log.LstdFlags|log.Lmicroseconds)}
