@@ -60,7 +60,7 @@ func unreachable(name, method, path string, bound time.Duration, err error) erro
 		e.Sent, e.Advice = false, "renew the instance's certificate, or look at both clocks"
 	case errors.As(err, &verify):
 		e.Sent, e.Advice = false, "look at the instance's certificate and the CA that is trusted"
-	case errors.As(err, &record):
+	case errors.As(err, &record), strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
 		e.Sent, e.Advice = false, "what listens there does not speak TLS; look at the port"
 	case strings.Contains(err.Error(), "remote error: tls:"):
 		e.Advice = "the instance refused the TLS connection; look at the client certificate, and at the agent's log"

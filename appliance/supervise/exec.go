@@ -84,7 +84,7 @@ func (e *Exec) Start() (Process, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start %s: %w", p.name, err)
 	}
-	if p.id, err = identify(cmd.Process.Pid); err == nil {
+	if p.id, _, err = identify(cmd.Process.Pid); err == nil {
 		err = p.writePID()
 	}
 	if err != nil {

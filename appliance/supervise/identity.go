@@ -22,30 +22,28 @@ var bootID = sync.OnceValue(func() string {
 	return strings.TrimSpace(string(b))
 })
 
-// identify returns the identity of a pid that runs; one that has ended and waits
-// for its parent does not run.
-func identify(pid int) (identity, error) {
+// identify returns the identity of a pid. One that has ended and waits for its
+// parent has an identity, and does not run.
+func identify(pid int) (id identity, runs bool, err error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
-		return identity{}, err
+		return identity{}, false, err
 	}
 	// The command name is in parentheses and may hold anything, so fields are
 	// counted from the last one: the state is field 3.
 	fields := bytes.Fields(b[bytes.LastIndexByte(b, ')')+1:])
 	if len(fields) < 20 {
-		return identity{}, fmt.Errorf("/proc/%d/stat has %d fields", pid, len(fields)+2)
+		return identity{}, false, fmt.Errorf("/proc/%d/stat has %d fields", pid, len(fields)+2)
 	}
-	if fields[0][0] == 'Z' || fields[0][0] == 'X' {
-		return identity{}, fmt.Errorf("process %d has ended", pid)
-	}
+	runs = fields[0][0] != 'Z' && fields[0][0] != 'X'
 	start, err := strconv.ParseUint(string(fields[19]), 10, 64)
-	return identity{pid, start, bootID()}, err
+	return identity{pid, start, bootID()}, runs, err
 }
 
 // alive reports whether the process still runs.
 func (id identity) alive() bool {
-	now, err := identify(id.PID)
-	return err == nil && now == id
+	now, runs, err := identify(id.PID)
+	return err == nil && runs && now == id
 }
 
 // controlling returns the processes of ours that were started with one of the
@@ -67,7 +65,7 @@ func controlling(isSocket func(string) bool) map[string]identity {
 			if !isSocket(arg) {
 				continue
 			}
-			if id, err := identify(pid); err == nil {
+			if id, runs, err := identify(pid); err == nil && runs {
 				out[arg] = id
 			}
 		}
