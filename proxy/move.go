@@ -67,7 +67,8 @@ func (m *mover) news() []control.Statement {
 			continue
 		}
 		m.known[string(st.ID)] = true
-		c := control.Statement{ID: st.ID, Issuer: st.Issuer, Text: st.Text, Keyspace: st.Keyspace, Own: st.Own != nil}
+		told := st.CommonlyTold()
+		c := control.Statement{ID: st.ID, Told: told[:], Text: st.Text, Keyspace: st.Keyspace, Own: st.Own != nil}
 		for _, side := range phase.Sides {
 			if md := st.Side(side); md != nil {
 				c.Sides[side] = control.Prepared{ID: md.ID, ResultDigest: md.ResultDigest[:]}
@@ -175,9 +176,10 @@ func (s *Server) learn(c *control.Statement) {
 	scanned := scan.Scan([]byte(c.Text))
 	class := route.Classify(&scanned, c.Keyspace)
 	st := &prepared.Statement{
-		ID: c.ID, Issuer: c.Issuer, Text: c.Text, Keyspace: c.Keyspace, Class: class,
+		ID: c.ID, Text: c.Text, Keyspace: c.Keyspace, Class: class,
 		Idempotent: class.IsRead() || scanned.Idempotent, CAS: scanned.CAS, Counter: scanned.Counter,
 	}
+	copy(st.Told[:], c.Told)
 	if c.Own {
 		tables := s.systemTables()
 		sel, problem := parseVirtual(&scanned, class)

@@ -225,6 +225,31 @@ func TestResultMetadataAreSentWhereTheSidesDiffer(t *testing.T) {
 	}
 }
 
+func TestMetadataAreSentAfterAnAlterThatTheClientDoesNotHearOf(t *testing.T) {
+	t.Parallel()
+	w := start(t, phase.DualWrite, cqltest.Options{}, cqltest.Options{}, nil)
+	w.origin.Describe(sel, cqltest.Statement{Columns: cqltest.TextColumns("b", "k")})
+	c := cqltest.Dial(t, w.addr, cqltest.Login{})
+	id := prepare(t, c, sel)
+	skipping := &message.Execute{QueryId: id, Options: &message.QueryOptions{SkipMetadata: true}}
+	c.Ask(t, skipping)
+	// ALTER TABLE ADD a: the node forgets the statement, the proxy mends that, and
+	// the client still decodes with the columns of its PREPARE.
+	w.origin.Describe(sel, cqltest.Statement{Columns: cqltest.TextColumns("a", "b", "k")})
+	w.origin.Forget(w.origin.PreparedID("", sel))
+	for range 2 {
+		c.Ask(t, skipping)
+	}
+	var skipped []bool
+	for _, r := range w.origin.Requests(cqltest.WithOpcode(primitive.OpCodeExecute)) {
+		skipped = append(skipped, r.QueryFlags.Contains(primitive.QueryFlagSkipMetadata))
+	}
+	// The second of four is the one that was told UNPREPARED.
+	if diff := cmp.Diff(skipped, []bool{true, true, false, false}); diff != "" {
+		t.Errorf("asked to skip the metadata (-got +want):\n%s", diff)
+	}
+}
+
 func TestASilentSideEndsInTheErrorWhoseRetryRuleIsRight(t *testing.T) {
 	t.Parallel()
 	w := start(t, phase.DualWrite, cqltest.Options{}, cqltest.Options{}, map[string]string{"proxy_request_timeout_ms": "300"})

@@ -126,21 +126,22 @@ func (s *session) prepare(f frame.Frame) {
 // gets: the answer of side, whose id it is from then on.
 func (ex *exchange) finishPrepare(side phase.Side, frames [2]frame.Frame) frame.Frame {
 	st := ex.making
-	for _, other := range phase.Sides {
-		if ex.legs[other].out.Result != merge.Succeeded {
+	// The answering side first: what it says is what the client is told.
+	for _, from := range []phase.Side{side, side.Other()} {
+		if ex.legs[from].out.Result != merge.Succeeded {
 			continue
 		}
-		m, err := readPrepared(frames[other])
+		m, err := readPrepared(frames[from])
 		if err != nil {
 			// The client decodes for itself; what cannot be read here is
 			// prepared again when it is executed.
-			ex.s.srv.log.Warn("PREPARE answer not understood", "side", other, "cause", err)
+			ex.s.srv.log.Warn("PREPARE answer not understood", "side", from, "cause", err)
 			continue
 		}
-		st.SetSide(other, m)
-		if other == side {
-			st.ID, st.Issuer = m.ID, side
+		if from == side {
+			st.ID, st.Told = m.ID, m.ResultDigest
 		}
+		st.SetSide(from, m)
 	}
 	if st.ID != nil {
 		ex.s.srv.cache.Put(st)

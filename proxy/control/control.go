@@ -112,10 +112,12 @@ type Login struct {
 
 // Statement is one prepared statement as clients know it.
 type Statement struct {
-	ID       []byte     `json:"id"`
-	Issuer   phase.Side `json:"issuer"`
-	Text     string     `json:"text"`
-	Keyspace string     `json:"keyspace,omitempty"`
+	ID       []byte `json:"id"`
+	Text     string `json:"text"`
+	Keyspace string `json:"keyspace,omitempty"`
+	// Told is the digest of the result metadata that its clients decode with; all
+	// zero if not all of them decode with the same.
+	Told []byte `json:"told,omitempty"`
 	// Sides is what each side answered; a nil ID for one that was not asked.
 	Sides [2]Prepared `json:"sides"`
 	// Own: the proxy itself answers it.

@@ -35,8 +35,9 @@ func NewMetadata(id, result []byte) *Metadata {
 type Statement struct {
 	// ID is the one that the client was given.
 	ID []byte
-	// Issuer gave ID, and the metadata with which the client decodes.
-	Issuer phase.Side
+	// Told is the digest of the result metadata that clients were told with ID,
+	// and decode with. The zero value fits none.
+	Told [md5.Size]byte
 	// Text is the statement.
 	Text string
 	// Keyspace is the one in which it was prepared; "" if the text names its own,
@@ -51,8 +52,9 @@ type Statement struct {
 	// for all others.
 	Own any
 
-	sides [2]atomic.Pointer[Metadata]
-	used  atomic.Bool // since the hand of the clock came by
+	sides  [2]atomic.Pointer[Metadata]
+	differ [2]atomic.Bool // a side's result metadata were once not those of Told
+	used   atomic.Bool    // since the hand of the clock came by
 }
 
 // Side returns what a side answered, or nil if it was never asked.
@@ -60,16 +62,30 @@ func (s *Statement) Side(side phase.Side) *Metadata { return s.sides[side].Load(
 
 // SetSide stores what a side answered, also when it is asked again: an ALTER
 // TABLE changes the result metadata, and with them what may be skipped.
-func (s *Statement) SetSide(side phase.Side, m *Metadata) { s.sides[side].Store(m) }
+func (s *Statement) SetSide(side phase.Side, m *Metadata) {
+	if m.ResultDigest != s.Told {
+		s.differ[side].Store(true)
+	}
+	s.sides[side].Store(m)
+}
 
 // MaySkipMetadata reports whether an answer of side may leave its metadata out:
-// only if they are those that the client was told when it prepared.
+// only if they have always been those that every client was told. Once they were
+// not, they are sent for good: the proxy mends UNPREPARED by itself, so that
+// clients never hear of an ALTER TABLE, and its nodes do not all hear at once.
 func (s *Statement) MaySkipMetadata(side phase.Side) bool {
-	if side == s.Issuer {
-		return true
+	return s.sides[side].Load() != nil && !s.differ[side].Load()
+}
+
+// CommonlyTold is Told while every client was told the same and no side has
+// changed its mind; the zero value otherwise.
+func (s *Statement) CommonlyTold() (digest [md5.Size]byte) {
+	for i := range s.differ {
+		if m := s.sides[i].Load(); m != nil && s.differ[i].Load() && m.ResultDigest == s.Told {
+			return digest
+		}
 	}
-	mine, told := s.sides[side].Load(), s.sides[s.Issuer].Load()
-	return mine != nil && told != nil && mine.ResultDigest == told.ResultDigest
+	return s.Told
 }
 
 // Cache holds at most a fixed number of statements, and forgets one that was
@@ -106,18 +122,15 @@ func (c *Cache) Find(id []byte) *Statement {
 }
 
 // Put stores s and returns the one that is now in the cache: the older one if
-// the same statement was there, since requests in flight hold it.
+// the same statement was there, since requests in flight hold it, and clients
+// that prepared it earlier decode with what they were told then.
 func (c *Cache) Put(s *Statement) *Statement {
 	s.used.Store(true)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if old := c.byID[string(s.ID)]; old != nil {
-		if old.Issuer == s.Issuer && old.Keyspace == s.Keyspace && old.Text == s.Text {
-			for _, side := range phase.Sides {
-				if m := s.Side(side); m != nil {
-					old.SetSide(side, m)
-				}
-			}
+		if old.Keyspace == s.Keyspace && old.Text == s.Text {
+			old.renew(s)
 			return old
 		}
 		for i := range c.ring {
@@ -147,6 +160,18 @@ func (c *Cache) All() []*Statement {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	return slices.Clone(c.ring)
+}
+
+// renew takes over what a later PREPARE of the same statement has brought.
+func (s *Statement) renew(later *Statement) {
+	for _, side := range phase.Sides {
+		if later.Told != s.Told {
+			s.differ[side].Store(true) // not everybody decodes with the same
+		}
+		if m := later.Side(side); m != nil {
+			s.SetSide(side, m)
+		}
+	}
 }
 
 // Len is the number of statements.
