@@ -119,7 +119,9 @@ func (d *demo) cleanUp() {
 		d.screen.say("clean up: %v; zdm-lab down --purge --dir %s tries again", err, d.labDir)
 	}
 	_ = os.RemoveAll(d.terraformDir())
-	d.screen.say("logs: %s", d.logDir)
+	if _, err := os.Stat(d.logDir); err == nil {
+		d.screen.say("logs: %s", d.logDir)
+	}
 }
 
 func (d *demo) terraformDir() string { return filepath.Join(d.o.Dir, "terraform") }
@@ -157,6 +159,9 @@ func (d *demo) run(ctx context.Context) error {
 func (d *demo) prepare(ctx context.Context) error {
 	program, err := findTerraform(d.o.Terraform)
 	if err != nil {
+		return err
+	}
+	if err := checkFiles(d.o.Example, d.o.Binaries); err != nil {
 		return err
 	}
 	// A demo that was killed may have left something.

@@ -51,12 +51,8 @@ func findTerraform(named string) (string, error) {
 // binaries, so that neither a registry nor init is needed. Variables go through
 // the environment: process arguments are for everyone to see.
 func newTerraform(path, example, work, binaries string, variables map[string]string, log io.Writer) (*terraform, error) {
-	if _, err := os.Stat(filepath.Join(example, "main.tf")); err != nil {
-		return nil, fmt.Errorf("example: %w; run this in the checkout, or name the folder with --example", err)
-	}
-	provider := filepath.Join(binaries, "terraform-provider-zdm")
-	if _, err := os.Stat(provider); err != nil {
-		return nil, fmt.Errorf("provider: %w; make build makes it", err)
+	if err := checkFiles(example, binaries); err != nil {
+		return nil, err
 	}
 	if err := os.MkdirAll(work, 0o700); err != nil {
 		return nil, err
@@ -73,6 +69,17 @@ func newTerraform(path, example, work, binaries string, variables map[string]str
 		env = append(env, "TF_VAR_"+name+"="+value)
 	}
 	return &terraform{path: path, example: example, work: work, env: env, log: log}, nil
+}
+
+// checkFiles says early what would be missed late.
+func checkFiles(example, binaries string) error {
+	if _, err := os.Stat(filepath.Join(example, "main.tf")); err != nil {
+		return fmt.Errorf("example: %w; run this in the checkout, or name the folder with --example", err)
+	}
+	if _, err := os.Stat(filepath.Join(binaries, "terraform-provider-zdm")); err != nil {
+		return fmt.Errorf("provider: %w; make build makes it", err)
+	}
+	return nil
 }
 
 // command is what a person would type for apply.
