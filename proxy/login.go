@@ -216,7 +216,10 @@ func (s *session) setKeys(user string, password secret.String) {
 }
 
 // login checks the credentials with every side that the phase needs, and
-// answers with op when all of them agree.
+// answers with op when all of them agree. If a side cannot be asked now, the
+// connection is closed without an answer, as ZDM does: any ERROR here means to
+// drivers (Python's for one) that the credentials are wrong, and they never
+// connect again.
 func (s *session) login(f frame.Frame, op frame.Opcode) error {
 	s.endBurst()
 	ctx, cancel := context.WithTimeout(s.ctx, handshakeTimeout)
@@ -235,15 +238,16 @@ func (s *session) login(f frame.Frame, op frame.Opcode) error {
 			continue
 		}
 		s.srv.metrics.FailedLogin(side)
-		e := frame.ErrorBody{Code: frame.ErrServer, Message: errs[side].Error()}
-		var node *upstream.NodeError
-		if errors.As(errs[side], &node) {
-			e = frame.ErrorBody{Code: node.Code, Message: node.Message}
-			if node.Code == frame.ErrBadCredentials && side != asker {
-				e.Message = fmt.Sprintf("the proxy's own user for %s was refused: %s", side, node.Message)
-			}
-		}
 		s.srv.log.Info("login refused", "client", s.nc.RemoteAddr(), "user", s.keys[asker].Username, "side", side, "cause", errs[side])
+		var lost *upstream.LostError
+		var node *upstream.NodeError
+		if errors.As(errs[side], &lost) || !errors.As(errs[side], &node) {
+			return errs[side] // see the comment above
+		}
+		e := frame.ErrorBody{Code: node.Code, Message: node.Message}
+		if node.Code == frame.ErrBadCredentials && side != asker {
+			e.Message = fmt.Sprintf("the proxy's own user for %s was refused: %s", side, node.Message)
+		}
 		return s.refuseLogin(f, e)
 	}
 	s.scope.Store(sc)

@@ -3,6 +3,7 @@ package proxy_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -361,6 +362,27 @@ func TestLoginUsesTheClientsCredentialsOnOneSideAndTheConfiguredOnTheOther(t *te
 			t.Errorf("%s: a wrong password gives %v, want a refusal that tells no secret", tt.mode, err)
 		}
 	}
+}
+
+func TestALoginThatCannotBeCheckedNowClosesTheConnectionInsteadOfRefusingIt(t *testing.T) {
+	t.Parallel()
+	login := cqltest.Login{Username: "t", Password: "secret"}
+	w := start(t, phase.DualWrite, cqltest.Options{Username: "o", Password: "secret"}, cqltest.Options{Username: "t", Password: "secret"}, nil)
+	mustVoid(t, cqltest.Dial(t, w.addr, login).Query(t, insert))
+	w.origin.Stop()
+	eventually(t, "the connection is closed once the last login is too old", func() bool {
+		_, err := cqltest.Connect(t, w.addr, login)
+		var refused *cqltest.Refused
+		if errors.As(err, &refused) {
+			t.Fatalf("a side is down: the client was told %v; drivers take any ERROR for wrong credentials and never come back", err)
+		}
+		return err != nil
+	})
+	w.origin.Restart()
+	eventually(t, "clients can log in again", func() bool {
+		_, err := cqltest.Connect(t, w.addr, login)
+		return err == nil
+	})
 }
 
 func TestOtherProtocolVersionsAreRefusedSoThatDriversStepDown(t *testing.T) {
