@@ -66,6 +66,7 @@ type leg struct {
 	ex        *exchange
 	side      phase.Side
 	preparing *prepared.Statement // what is being prepared for it; nil while it is the request itself
+	home      *upstream.Conn      // where the request goes on, if preparing had to use another connection
 	tries     int
 	out       merge.Outcome
 	err       error
@@ -100,7 +101,7 @@ func (ex *exchange) free() {
 	ex.req, ex.children = req, children
 	for i := range ex.legs {
 		l := &ex.legs[i]
-		l.preparing, l.tries, l.out, l.err = nil, 0, merge.Outcome{}, nil
+		l.preparing, l.home, l.tries, l.out, l.err = nil, nil, 0, merge.Outcome{}, nil
 		l.saved = l.saved[:0]
 		if cap(l.saved) > keepRequest {
 			l.saved = nil
@@ -280,15 +281,17 @@ func (l *leg) prepare(b *upstream.Batch, c *upstream.Conn, st *prepared.Statemen
 	l.preparing = st
 	if st.Keyspace != "" && st.Keyspace != c.Keyspace() {
 		// Only a BATCH of statements that were prepared in several keyspaces
-		// comes here; EXECUTE goes through the statement's own keyspace.
+		// comes here; EXECUTE goes through the statement's own keyspace. The
+		// same node must prepare it, and the BATCH itself stays where it is.
 		ex := l.ex
+		l.home = c
 		ex.s.parked.Go(func() {
 			ctx, cancel := context.WithTimeout(ex.s.ctx, ex.s.srv.cfg.Listen.RequestTimeout)
 			defer cancel()
 			b := upstream.Batch{Now: upstream.Nanotime()}
 			sc := ex.s.newScope(st.Keyspace)
 			defer sc.release()
-			if c, err := sc.connect(ctx, l.side); err != nil {
+			if c, err := sc.connectTo(ctx, l.side, l.home.Node()); err != nil {
 				l.lose(&b, err)
 			} else if l.sendPrepare(&b, c, st) {
 				c.Flush()
@@ -358,6 +361,9 @@ func (l *leg) prepared(b *upstream.Batch, c *upstream.Conn, f frame.Frame) {
 		return
 	}
 	st.SetSide(l.side, m)
+	if l.home != nil {
+		c, l.home = l.home, nil
+	}
 	if l.send(b, c, l.ex.req) {
 		c.Flush()
 	}

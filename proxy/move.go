@@ -161,7 +161,7 @@ func (s *Server) warmKind(ctx context.Context, st *control.Session) error {
 		if err != nil {
 			return err
 		}
-		_, err = p.Wait(ctx)
+		_, err = p.Wait(ctx, "")
 		p.Release() // it stays open long enough for the sessions to come
 		if err != nil {
 			return err

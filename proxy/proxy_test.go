@@ -142,6 +142,32 @@ func TestABatchOfPreparedStatementsIsMendedToo(t *testing.T) {
 	}
 }
 
+func TestABatchAcrossKeyspacesRunsInTheSessionsOwnAfterItIsMended(t *testing.T) {
+	t.Parallel()
+	w := start(t, phase.DualWrite, cqltest.Options{Salt: "a"}, cqltest.Options{Salt: "b"}, nil)
+	c := cqltest.Dial(t, w.addr, cqltest.Login{})
+	const text = "INSERT INTO t (k) VALUES (1)"
+	c.Query(t, "USE one")
+	id := prepare(t, c, text)
+	c.Query(t, "USE two")
+	w.target.Forget(w.target.PreparedID("one", text))
+	mustVoid(t, c.Ask(t, &message.Batch{
+		Type: primitive.BatchTypeLogged, Consistency: primitive.ConsistencyLevelQuorum,
+		Children: []*message.BatchChild{{Id: id}, {Query: "INSERT INTO t (k) VALUES (2)"}},
+	}))
+	for _, s := range phase.Sides {
+		for _, r := range w.side(s).Requests(cqltest.WithOpcode(primitive.OpCodeBatch)) {
+			// The unprepared child names no keyspace: it means the session's.
+			if r.Keyspace != "two" {
+				t.Errorf("%s: the batch ran in keyspace %q, want two", s, r.Keyspace)
+			}
+		}
+	}
+	if n := len(w.target.Requests(cqltest.WithOpcode(primitive.OpCodeBatch))); n != 2 {
+		t.Errorf("target got the batch %d times, want 2: once UNPREPARED, once mended", n)
+	}
+}
+
 func TestAnUnknownPreparedIDIsToldToTheClientAsItKnowsIt(t *testing.T) {
 	t.Parallel()
 	w := start(t, phase.DualWrite, cqltest.Options{}, cqltest.Options{}, nil)

@@ -118,6 +118,11 @@ func (sc *scope) open(ctx context.Context, side phase.Side, fresh bool) (*upstre
 
 // connect waits for a connection of a side.
 func (sc *scope) connect(ctx context.Context, side phase.Side) (*upstream.Conn, error) {
+	return sc.connectTo(ctx, side, "")
+}
+
+// connectTo is connect to one node; "" for any.
+func (sc *scope) connectTo(ctx context.Context, side phase.Side, node string) (*upstream.Conn, error) {
 	p, err := sc.open(ctx, side, false)
 	if err != nil {
 		var lost *upstream.LostError
@@ -126,7 +131,7 @@ func (sc *scope) connect(ctx context.Context, side phase.Side) (*upstream.Conn, 
 		}
 		return nil, err
 	}
-	return p.Wait(ctx)
+	return p.Wait(ctx, node)
 }
 
 func (sc *scope) release() {

@@ -87,14 +87,27 @@ func (p *Pool) Conn() *Conn {
 	return c
 }
 
-// Wait returns a ready connection, as soon as there is one. When every node
-// was tried in vain it returns at once with why; the error is a *LostError and
-// nothing was sent.
-func (p *Pool) Wait(ctx context.Context) (*Conn, error) {
+// connTo is Conn for one node; "" for any.
+func (p *Pool) connTo(node string) *Conn {
+	if node == "" {
+		return p.Conn()
+	}
+	for _, c := range *p.ready.Load() {
+		if c.node == node && c.Usable() {
+			return c
+		}
+	}
+	return nil
+}
+
+// Wait returns a ready connection to a node ("" for any), as soon as there is
+// one. When every node was tried in vain it returns at once with why; the error
+// is a *LostError and nothing was sent.
+func (p *Pool) Wait(ctx context.Context, node string) (*Conn, error) {
 	for {
 		p.mu.Lock()
 		changed, err := p.changed, error(nil)
-		if c := p.Conn(); c != nil {
+		if c := p.connTo(node); c != nil {
 			p.mu.Unlock()
 			return c, nil
 		}
