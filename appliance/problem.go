@@ -80,12 +80,8 @@ func asProblem(err error) *adminapi.Problem {
 func failed(err error, then string) *adminapi.Problem {
 	p := problem(applyFailed, "%v; %s", firstLine(err), then)
 	var refused *control.Error
-	var late *notReadyError
-	switch {
-	case errors.As(err, &refused):
+	if errors.As(err, &refused) {
 		p.Problems = refused.Problems
-	case errors.As(err, &late):
-		p.Problems = late.reasons
 	}
 	return p
 }

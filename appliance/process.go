@@ -221,20 +221,9 @@ func (p *proxy) awaitReady(ctx context.Context) error {
 			reasons = []string{err.Error()}
 		}
 		if !pause(ctx, pollInterval) {
-			return &notReadyError{name: p.String(), waited: time.Since(begin), reasons: reasons}
+			return fmt.Errorf("%s is not ready after %s: %s", p, time.Since(begin).Round(100*time.Millisecond), strings.Join(reasons, "; "))
 		}
 	}
-}
-
-// notReadyError keeps the reasons apart for a problem's list.
-type notReadyError struct {
-	name    string
-	waited  time.Duration
-	reasons []string
-}
-
-func (e *notReadyError) Error() string {
-	return fmt.Sprintf("%s is not ready after %s: %s", e.name, e.waited.Round(100*time.Millisecond), strings.Join(e.reasons, "; "))
 }
 
 // whileAlive ends with the process too.
