@@ -197,7 +197,13 @@ func (d *demo) prepare(ctx context.Context) error {
 		return err
 	}
 	d.terraform, err = newTerraform(program, d.o.Example, d.terraformDir(), d.o.Binaries, variables, log)
-	return err
+	if err != nil {
+		return err
+	}
+	// A demo that is killed during an apply leaves terraform and the provider
+	// behind; the next one finds and ends them.
+	d.terraform.env = append(d.terraform.env, d.lab.Mark())
+	return nil
 }
 
 func (d *demo) logFile(name string) (*os.File, error) {
