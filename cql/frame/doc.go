@@ -1,5 +1,6 @@
 // Package frame reads and writes CQL native protocol frames as bytes: headers,
-// a buffered Reader, views on request and response bodies, and ERROR frames.
+// a buffered Reader, views on request and response bodies, ERROR frames, the
+// segments of v5 and compression.
 //
 // Floor 1. It knows the layouts of protocol v3, v4, v5, DSE v1 and DSE v2, and
 // nothing of sockets, sessions, phases or statements. It starts no goroutine,

@@ -229,11 +229,12 @@ func (r *Reader) end(err error) error {
 }
 
 // Buffers come in three pooled sizes. The smallest holds a hundred ordinary
-// requests; the largest is enough for a page of 5,000 rows of 200 bytes. Beyond
-// that the garbage collector is the pool: such frames are rare.
+// requests, the next one any segment of v5 (128 KB and what is around them); the
+// largest is enough for a page of 5,000 rows of 200 bytes. Beyond that the
+// garbage collector is the pool: such frames are rare.
 const (
 	smallBuffer  = 16 << 10
-	mediumBuffer = 128 << 10
+	mediumBuffer = 136 << 10
 	largeBuffer  = 1 << 20
 )
 
