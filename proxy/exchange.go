@@ -49,6 +49,7 @@ type exchange struct {
 	flagsAt     int                   // offset of the byte with the skip-metadata flag
 	children    []*prepared.Statement // of BATCH, those that are prepared
 	making      *prepared.Statement   // of PREPARE: what becomes of it
+	own         []byte                // the RESULT body that the client gets, whatever the node says; nil for the node's
 
 	// req is the frame as it goes to the nodes, but for their ids: kept where it
 	// may have to be sent again or later.
@@ -93,7 +94,7 @@ func (ex *exchange) free() {
 		req = nil
 	}
 	clear(children[:cap(children)])
-	ex.s, ex.scope, ex.stmt, ex.making = nil, nil, nil, nil
+	ex.s, ex.scope, ex.stmt, ex.making, ex.own = nil, nil, nil, nil, nil
 	ex.st = merge.Statement{}
 	ex.isUse, ex.shadow, ex.counted = false, false, false
 	ex.plan = route.Plan{}
@@ -305,7 +306,7 @@ func (l *leg) prepare(b *upstream.Batch, c *upstream.Conn, st *prepared.Statemen
 
 func (l *leg) sendPrepare(b *upstream.Batch, c *upstream.Conn, st *prepared.Statement) bool {
 	f := frame.AppendHeader(nil, l.ex.s.version, false, 0, 0, frame.OpPrepare, 0)
-	f = frame.AppendLongString(f, st.Text)
+	f = frame.AppendPrepare(f, l.ex.s.version, st.Text, st.Keyspace)
 	frame.PutLength(f)
 	if err := c.Send(l, f, upstream.Patch{}, b.Now); err != nil {
 		l.lose(b, err)
@@ -425,6 +426,8 @@ func (ex *exchange) finish(b *upstream.Batch, frames [2]frame.Frame) {
 	}
 	v := merge.Decide(ex.plan.Answer, [2]merge.Outcome{ex.legs[0].out, ex.legs[1].out}, ex.st)
 	switch {
+	case ex.own != nil:
+		s.respond(b, ex.stream, ex.ownAnswer(frames[v.Side]))
 	case !v.Forward:
 		e := merge.LossError(ex.st, ex.consistency, ex.causeOf(v), v.Partial)
 		s.srv.note(s, ex, &e)

@@ -277,6 +277,41 @@ func TestMetadataAreSentAfterAnAlterThatTheClientDoesNotHearOf(t *testing.T) {
 	}
 }
 
+func TestATracedReadOfSystemLocalHasATraceID(t *testing.T) {
+	t.Parallel()
+	w := start(t, phase.DualWrite, cqltest.Options{}, cqltest.Options{}, nil)
+	id := primitive.UUID{1, 2, 3}
+	const text = "SELECT rpc_address FROM system.local"
+	for _, fails := range []bool{false, true} {
+		w.origin.Handle(func(r cqltest.Request) cqltest.Reply {
+			switch {
+			case r.Text != text:
+				return cqltest.Ordinary()
+			case fails:
+				return cqltest.Error(primitive.ErrorCodeServerError, "no")
+			}
+			return cqltest.Rows([]string{"rpc_address"}, []string{"the node's own"}).WithTracing(id)
+		})
+		nc, in := rawClient(t, w.addr)
+		q := frame.Frame(queryFrame(7, text))
+		q.SetFlags(frame.FlagTracing)
+		if _, err := nc.Write(q); err != nil {
+			t.Fatal(err)
+		}
+		f, err := in.Next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := frame.SplitResponse(f)
+		if err != nil || f.Stream() != 7 || bytes.Contains(got.Body, []byte("the node's own")) || frame.ResultKind(got.Body) != frame.ResultRows {
+			t.Errorf("node fails %v: got % x, want rows of the proxy's own", fails, f)
+		}
+		if has := bytes.Equal(got.TracingID, id[:]); has == fails {
+			t.Errorf("node fails %v: the trace id is %x", fails, got.TracingID)
+		}
+	}
+}
+
 func TestASilentSideEndsInTheErrorWhoseRetryRuleIsRight(t *testing.T) {
 	t.Parallel()
 	w := start(t, phase.DualWrite, cqltest.Options{}, cqltest.Options{}, map[string]string{"proxy_request_timeout_ms": "300"})

@@ -60,7 +60,36 @@ func (s *session) virtualQuery(f frame.Frame, st *scan.Statement, class route.Cl
 		return
 	}
 	answer, problem := t.Query(sel, values, s.version)
+	if problem == nil && f.Flags()&frame.FlagTracing != 0 {
+		s.traceOwn(f, answer)
+		return
+	}
 	s.respondOwn(f, answer, problem)
+}
+
+// traceOwn answers a traced QUERY with a RESULT body of the proxy's own. A node
+// is asked too, for its trace: clients look for one.
+func (s *session) traceOwn(f frame.Frame, answer []byte) {
+	ex := newExchange(s, f, s.scope.Load())
+	ex.own = answer
+	ex.plan = route.Decide(s.srv.phase.Load().rule, route.SystemRead, s.srv.routing)
+	ex.begin(f)
+}
+
+// ownAnswer is the frame of ex.own with the tracing id of the node's answer, if
+// there is one.
+func (ex *exchange) ownAnswer(node frame.Frame) frame.Frame {
+	var traced byte
+	var id []byte
+	if node != nil {
+		if r, err := frame.SplitResponse(node); err == nil && r.TracingID != nil {
+			traced, id = frame.FlagTracing, r.TracingID
+		}
+	}
+	out := frame.AppendHeader(nil, ex.s.version, true, traced, ex.stream, frame.OpResult, 0)
+	out = append(append(out, id...), ex.own...)
+	frame.PutLength(out)
+	return out
 }
 
 // virtualPrepare answers a PREPARE of such a statement.
