@@ -60,6 +60,7 @@ var floors = map[string]int{
 // only tests and each other may import them.
 var testOnly = map[string]bool{
 	"internal/archtest":    true,
+	"internal/certtest":    true,
 	"internal/cqltest":     true,
 	"internal/faultconn":   true,
 	"internal/lab/labtest": true,
