@@ -75,6 +75,8 @@ type Control struct {
 	topology atomic.Pointer[Topology]
 	// changed holds a token when an event asks for a refresh.
 	changed chan struct{}
+	// reached holds a token when a node was reached while there is no connection.
+	reached chan struct{}
 
 	mu sync.Mutex
 	// Guarded by mu, which is never held across I/O.
@@ -119,6 +121,7 @@ func NewControl(cfg ControlConfig) (*Control, error) {
 		cfg:     cfg,
 		log:     cfg.Log.With("cluster", cfg.Side.String()),
 		changed: make(chan struct{}, 1),
+		reached: make(chan struct{}, 1),
 		since:   time.Now(),
 		down:    map[netip.AddrPort]bool{},
 	}, nil
@@ -204,10 +207,29 @@ func (c *Control) Serve(ctx context.Context) error {
 		timer := time.NewTimer(wait)
 		select {
 		case <-timer.C:
+		case <-c.reached:
+			timer.Stop()
 		case <-ctx.Done():
 			timer.Stop()
 			return nil
 		}
+	}
+}
+
+// Reached tells that somebody has opened a connection to a node which could not
+// be reached before: if there is no control connection it is tried at once.
+// The wait between attempts grows to half a minute, and a side that serves
+// requests again must not be called not ready for that long.
+func (c *Control) Reached() {
+	c.mu.Lock()
+	lost := c.link == nil
+	c.mu.Unlock()
+	if !lost {
+		return
+	}
+	select {
+	case c.reached <- struct{}{}:
+	default:
 	}
 }
 

@@ -183,6 +183,29 @@ func TestControlBacksOffWhileNoNodeAnswersAndComesBack(t *testing.T) {
 	})
 }
 
+func TestControlComesBackAtOnceWhenANodeWasReached(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := serveControl(t, 1, nil)
+		c.Reached() // is nothing new, and must not be remembered
+		c.nodes[0].set(func(n *fakeNode) { n.down = true })
+		time.Sleep(10 * time.Minute)
+		synctest.Wait()
+		before := len(c.net.dials())
+		c.Reached()
+		synctest.Wait()
+		if got := len(c.net.dials()); got != before+1 {
+			t.Errorf("%d attempts at once, want 1", got-before)
+		}
+		c.nodes[0].set(func(n *fakeNode) { n.down = false })
+		c.Reached()
+		synctest.Wait()
+		if status := c.Status(); !status.Connected || c.Failures() != 0 {
+			t.Errorf("status is %+v with %d failures, want the node that is back", status, c.Failures())
+		}
+	})
+}
+
 func TestControlNoticesASilentNodeByItsHeartbeat(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

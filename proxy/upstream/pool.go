@@ -248,6 +248,9 @@ func (p *Pool) keep(ctx context.Context, m *member, nc net.Conn) {
 			Timeout: p.cluster.opts.RequestTimeout, Meter: p.cluster.opts.Meter(p.cluster.side, m.node.Addr.String()),
 		})
 		nc = nil
+		if failing {
+			p.cluster.control.Reached()
+		}
 		p.note(ctx, m, &failing, nil)
 		p.add(c)
 		err = c.serve(ctx, func() { p.remove(c) })
