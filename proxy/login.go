@@ -19,36 +19,26 @@ import (
 // passwordAuthenticator is what drivers know to answer with SASL PLAIN.
 const passwordAuthenticator = "org.apache.cassandra.auth.PasswordAuthenticator"
 
-// served, lowest first, are the protocol versions of clients. For another one the proxy says
-// so in the highest of these, and drivers step down.
-var served = []frame.Version{frame.V3, frame.V4}
-
-func (s *session) serves(v frame.Version) bool {
-	for _, known := range served {
-		if v == known {
-			return !s.srv.blocked[v]
-		}
-	}
-	return false
-}
-
 // handle takes one frame of the client. An error ends the session.
 func (s *session) handle(f frame.Frame) error {
 	if v := f.Version(); v != s.version {
 		if s.version != 0 {
 			return s.protocolError(f, fmt.Sprintf("Invalid message version. Got %d but previous messages on this connection had version %d", v, s.version))
 		}
-		if !s.serves(v) {
+		if !s.srv.serves(s.ctx, v) {
 			s.refuseVersion(byte(v))
 			return errRefused
 		}
 		s.version = v
 	}
-	switch {
-	case f.Stream() < 0:
+	if f.Flags()&frame.FlagCompressed != 0 {
+		var err error
+		if f, err = s.decompress(f); err != nil {
+			return s.protocolError(f, err.Error())
+		}
+	}
+	if f.Stream() < 0 {
 		return s.protocolError(f, fmt.Sprintf("Invalid stream id %d: a client's is not negative", f.Stream()))
-	case f.Flags()&frame.FlagCompressed != 0:
-		return s.protocolError(f, "Compressed frame, but no compression was agreed on")
 	}
 	op := f.Opcode()
 	switch {
@@ -85,51 +75,10 @@ func (s *session) protocolError(f frame.Frame, text string) error {
 	return errRefused
 }
 
-// refuseVersion tells a client which versions are served, in Cassandra's words:
-// gocql reads the greatest version out of them, others look for the beginning,
-// and all look at the version of this very frame. The stream id is 0, as of all
-// protocol errors: gocql steps down only then (CASSGO-97).
-func (s *session) refuseVersion(got byte) {
-	var lowest, greatest frame.Version
-	for _, v := range served {
-		if s.serves(v) {
-			if lowest == 0 {
-				lowest = v
-			}
-			greatest = v
-		}
-	}
-	s.version = greatest
-	s.respondError(&s.batch, 0, frame.ErrorBody{
-		Code:    frame.ErrProtocol,
-		Message: fmt.Sprintf("Invalid or unsupported protocol version (%d); the lowest supported version is %d and the greatest is %d", got, lowest, greatest),
-	})
-}
-
 // malformed answers a request whose body cannot be read. The frame's end is
 // known, so the session goes on.
 func (s *session) malformed(f frame.Frame, cause error) {
 	s.respondError(&s.batch, f.Stream(), frame.ErrorBody{Code: frame.ErrProtocol, Message: cause.Error()})
-}
-
-func (s *session) respondSupported(f frame.Frame) {
-	out := frame.AppendHeader(nil, s.version, true, 0, f.Stream(), frame.OpSupported, 0)
-	var versions []string
-	for _, v := range served {
-		if s.serves(v) {
-			versions = append(versions, fmt.Sprintf("%d/v%d", v, v))
-		}
-	}
-	out = frame.AppendShort(out, 3)
-	for _, option := range []struct {
-		name   string
-		values []string
-	}{{"CQL_VERSION", []string{s.srv.cqlVersion()}}, {"COMPRESSION", nil}, {"PROTOCOL_VERSIONS", versions}} {
-		out = frame.AppendString(out, option.name)
-		out = frame.AppendStringList(out, option.values)
-	}
-	frame.PutLength(out)
-	s.respond(&s.batch, f.Stream(), out)
 }
 
 // startup answers STARTUP: with AUTHENTICATE if a side that takes part in the
@@ -147,8 +96,9 @@ func (s *session) startup(f frame.Frame) error {
 	if err := c.Err(); err != nil {
 		return s.protocolError(f, "STARTUP: "+err.Error())
 	}
-	if name := options["COMPRESSION"]; name != "" {
-		return s.protocolError(f, fmt.Sprintf("Unknown compression algorithm: %s", name))
+	compression, ok := frame.ParseCompression(options["COMPRESSION"])
+	if !ok || s.version == frame.V5 && compression == frame.Snappy {
+		return s.protocolError(f, fmt.Sprintf("Unknown compression algorithm: %s", options["COMPRESSION"]))
 	}
 	s.driver = options["DRIVER_NAME"] + " " + options["DRIVER_VERSION"]
 	needed := s.srv.loginSides()
@@ -160,14 +110,17 @@ func (s *session) startup(f frame.Frame) error {
 	}
 	if class == "" {
 		s.setKeys("", secret.String{})
-		return s.login(f, frame.OpReady)
+		if err := s.login(f, frame.OpReady); err != nil {
+			return err
+		}
+		return s.agree(compression)
 	}
 	s.state = started
 	out := frame.AppendHeader(nil, s.version, true, 0, f.Stream(), frame.OpAuthenticate, 0)
 	out = frame.AppendString(out, plainClass(class))
 	frame.PutLength(out)
 	s.respond(&s.batch, f.Stream(), out)
-	return nil
+	return s.agree(compression)
 }
 
 // plainClass is what the client is told to authenticate with. DSE's own class

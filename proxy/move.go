@@ -85,7 +85,7 @@ func (m *mover) give(s *session) error {
 	if !ok {
 		return errNotMovable
 	}
-	st := control.Session{Version: uint8(s.version), Driver: s.driver}
+	st := control.Session{Version: uint8(s.version), Driver: s.driver, Compression: s.compression.String()}
 	switch s.state {
 	case ready:
 		st = s.describe(s.scope.Load())
@@ -93,7 +93,7 @@ func (m *mover) give(s *session) error {
 	case started:
 		st.Handshake = control.Authenticating
 	}
-	st.Unread = s.in.Buffered()
+	st.Unread = s.unreadBytes()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	message := control.Message{Session: &st}
@@ -105,7 +105,7 @@ func (m *mover) give(s *session) error {
 
 // describe is what an established session is, but for what it has read.
 func (s *session) describe(sc *scope) control.Session {
-	st := control.Session{Version: uint8(s.version), Driver: s.driver, Keyspace: sc.keyspace, Events: s.events.Load()}
+	st := control.Session{Version: uint8(s.version), Driver: s.driver, Compression: s.compression.String(), Keyspace: sc.keyspace, Events: s.events.Load()}
 	for _, side := range phase.Sides {
 		st.Logins[side] = control.Login{Username: s.keys[side].Username, Password: s.keys[side].Password.Reveal()}
 	}
@@ -129,7 +129,15 @@ func (s *Server) Adopt(ctx context.Context, m control.Message, nc net.Conn) erro
 	ses := s.newSession(nc)
 	st := m.Session
 	ses.version, ses.driver = frame.Version(st.Version), st.Driver
-	ses.in = frame.NewReader(&unread{bytes: st.Unread, Conn: ses.nc}, frame.MaxBody)
+	src := &unread{bytes: st.Unread, Conn: ses.nc}
+	ses.in = frame.NewReader(src, frame.MaxBody)
+	var ok bool
+	if ses.compression, ok = frame.ParseCompression(st.Compression); !ok {
+		return fmt.Errorf("compression %q is not known", st.Compression)
+	}
+	if st.Handshake != control.Fresh {
+		ses.speak(src)
+	}
 	switch st.Handshake {
 	case control.Authenticating:
 		ses.state = started

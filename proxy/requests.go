@@ -30,7 +30,7 @@ func (s *session) query(f frame.Frame) {
 	}
 	st := scan.Scan(q.Text)
 	sc := s.scope.Load()
-	class := route.Classify(&st, sc.keyspace)
+	class := route.Classify(&st, keyspaceOf(q.Params.Keyspace, sc))
 	switch class {
 	case route.Virtual, route.NoPeersV2, route.Insights:
 		s.virtualQuery(f, &st, class, body, q.Params)
@@ -42,6 +42,15 @@ func (s *session) query(f frame.Frame) {
 	ex := newExchange(s, f, sc)
 	ex.describe(class, &st)
 	ex.dispatch(f, class, q.Params, at)
+}
+
+// keyspaceOf is the one that applies to unqualified names: the request's own
+// (v5, DSE_V2), or else the session's.
+func keyspaceOf(own []byte, sc *scope) string {
+	if own != nil {
+		return string(own)
+	}
+	return sc.keyspace
 }
 
 // describe fills in what a statement is.
@@ -102,10 +111,11 @@ func (s *session) prepare(f frame.Frame) {
 	}
 	st := scan.Scan(p.Text)
 	sc := s.scope.Load()
-	class := route.Classify(&st, sc.keyspace)
+	keyspace := keyspaceOf(p.Keyspace, sc)
+	class := route.Classify(&st, keyspace)
 	switch class {
 	case route.Virtual, route.NoPeersV2, route.Insights:
-		s.virtualPrepare(f, &st, sc.keyspace, class, p.Text)
+		s.virtualPrepare(f, &st, keyspace, class, p.Text)
 		return
 	}
 	making := &prepared.Statement{
@@ -113,7 +123,7 @@ func (s *session) prepare(f frame.Frame) {
 		Idempotent: class.IsRead() || st.Idempotent, CAS: st.CAS, Counter: st.Counter,
 	}
 	if len(st.Keyspace.Raw) == 0 {
-		making.Keyspace = sc.keyspace
+		making.Keyspace = keyspace
 	}
 	ex := newExchange(s, f, sc)
 	ex.making = making

@@ -311,9 +311,6 @@ func (s *Server) authenticator(side phase.Side) string {
 	return t.Authenticator
 }
 
-// cqlVersion is told in SUPPORTED.
-func (s *Server) cqlVersion() string { return "3.4.5" }
-
 // onSchemaChange passes an event of the side that answers system queries on to
 // the clients that asked for it.
 func (s *Server) onSchemaChange(side phase.Side, body []byte) {

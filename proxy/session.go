@@ -42,17 +42,20 @@ type session struct {
 	ctx context.Context
 
 	// Owned by the serve goroutine.
-	in      *frame.Reader
-	batch   upstream.Batch // outcomes of this goroutine's own making
-	state   sessionState
-	version frame.Version // of the first frame; read by others after login only
-	driver  string
-	burst   [2]*upstream.Conn // where this burst of requests goes, by side
-	burstOf *scope
-	touched []*upstream.Conn // to be flushed when the burst ends
-	unsent  int              // requests since the last flush
-	scopes  []*scope         // every keyspace the client has used
-	keys    [2]upstream.Key  // without keyspace; set by login
+	in          *frame.Reader
+	batch       upstream.Batch // outcomes of this goroutine's own making
+	state       sessionState
+	version     frame.Version // of the first frame; read by others after login only
+	driver      string
+	compression frame.Compression
+	segments    *frame.SegmentReader // below in, in v5; nil otherwise
+	plain       []byte               // the last frame that was decompressed
+	burst       [2]*upstream.Conn    // where this burst of requests goes, by side
+	burstOf     *scope
+	touched     []*upstream.Conn // to be flushed when the burst ends
+	unsent      int              // requests since the last flush
+	scopes      []*scope         // every keyspace the client has used
+	keys        [2]upstream.Key  // without keyspace; set by login
 
 	// Shared.
 	scope    atomic.Pointer[scope] // the current keyspace

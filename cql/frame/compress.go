@@ -183,3 +183,14 @@ func decompressLZ4(dst, src []byte) error {
 	}
 	return nil
 }
+
+// AppendAllCompressed appends whole frames, each with its body compressed where
+// that makes it smaller.
+func (c Compression) AppendAllCompressed(dst, frames []byte) []byte {
+	for len(frames) >= HeaderLen {
+		n := min(HeaderLen+int(binary.BigEndian.Uint32(frames[5:])), len(frames))
+		dst = c.AppendCompressed(dst, Frame(frames[:n]))
+		frames = frames[n:]
+	}
+	return dst
+}

@@ -106,6 +106,21 @@ type Prepare struct {
 
 const prepareKeyspace = 0x01
 
+// AppendPrepare appends the body of a PREPARE. A version that cannot name a
+// keyspace prepares in that of the connection.
+func AppendPrepare(dst []byte, v Version, text, keyspace string) []byte {
+	dst = AppendLongString(dst, text)
+	switch {
+	case !v.hasPrepareFlags():
+	case keyspace == "":
+		dst = AppendInt(dst, 0)
+	default:
+		dst = AppendInt(dst, prepareKeyspace)
+		dst = AppendString(dst, keyspace)
+	}
+	return dst
+}
+
 // ParsePrepare reads the body of a PREPARE.
 func ParsePrepare(body []byte, v Version) (p Prepare, err error) {
 	c := NewCursor(body)

@@ -33,6 +33,7 @@ type Outbox struct {
 	conn    *Conn
 	timeout time.Duration
 	onError func(error)
+	encode  func(dst, output []byte) []byte // nil: output goes out as it is
 
 	taken    int64 // bytes handed to a write so far
 	flushing bool
@@ -46,6 +47,14 @@ type Outbox struct {
 // the first write error.
 func (o *Outbox) Init(c *Conn, timeout time.Duration, onError func(error)) {
 	o.conn, o.timeout, o.onError = c, timeout, onError
+}
+
+// SetEncode has each write's output encoded before it goes out: what is between
+// two calls of End is never cut. It must not be called while output waits.
+func (o *Outbox) SetEncode(encode func(dst, output []byte) []byte) {
+	o.mu.Lock()
+	o.encode = encode
+	o.mu.Unlock()
 }
 
 // Begin locks the outbox and returns the buffer to append to. Bytes before its
@@ -134,19 +143,29 @@ func (o *Outbox) land() {
 
 // take claims the output for one write, and unlocks.
 func (o *Outbox) take() ([]byte, *[]byte) {
-	buf, box := o.buf, o.box
+	buf, box, encode := o.buf, o.box, o.encode
 	o.buf, o.box = nil, nil
 	o.taken += int64(len(buf))
 	o.mu.Unlock()
-	return buf, box
+	if encode == nil {
+		return buf, box
+	}
+	coded := buffers.Get().(*[]byte)
+	out := encode((*coded)[:0], buf)
+	recycle(buf, box)
+	return out, coded
 }
 
-// give returns the buffer of a finished write to the pool, and locks again.
-func (o *Outbox) give(buf []byte, box *[]byte, err error) {
+func recycle(buf []byte, box *[]byte) {
 	if cap(buf) <= maxPooled {
 		*box = buf[:0]
 		buffers.Put(box)
 	}
+}
+
+// give returns the buffer of a finished write to the pool, and locks again.
+func (o *Outbox) give(buf []byte, box *[]byte, err error) {
+	recycle(buf, box)
 	o.mu.Lock()
 	if err != nil && o.fail(err) {
 		o.mu.Unlock()
@@ -177,12 +196,22 @@ func (o *Outbox) Wait() { o.blocked.Wait() }
 // Finish writes everything that was appended, also what another goroutine is
 // writing just now, and then takes no more: after it no byte follows from this
 // process. A blocked write bounds it by the timeout of Init.
-func (o *Outbox) Finish(err error) {
+func (o *Outbox) Finish(err error) { o.settle(err) }
+
+// Drain writes everything that was appended, as Finish does, and goes on after
+// it.
+func (o *Outbox) Drain() { o.settle(nil) }
+
+// settle returns when nothing waits and nobody writes; with an error, nothing
+// ever will after it.
+func (o *Outbox) settle(end error) {
 	for {
 		o.Flush()
 		o.mu.Lock()
 		if o.failed != nil || !o.flushing && len(o.buf) == 0 {
-			o.fail(err)
+			if end != nil {
+				o.fail(end)
+			}
 			o.mu.Unlock()
 			return
 		}

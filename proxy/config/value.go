@@ -65,7 +65,8 @@ const (
 	VersionDSE2 ProtocolVersion = 0x42
 )
 
-// versionsServed are those that this version of the proxy speaks with clients.
+// versionsServed are those that clients may speak whatever the clusters are:
+// at least one must be left to them.
 var versionsServed = []ProtocolVersion{Version3, Version4}
 
 func (v ProtocolVersion) String() string { return versionWords.text(v) }

@@ -84,7 +84,9 @@ type Session struct {
 	Handshake Handshake `json:"handshake"`
 	Version   uint8     `json:"version"`
 	Driver    string    `json:"driver,omitempty"`
-	Keyspace  string    `json:"keyspace,omitempty"`
+	// Compression as STARTUP named it.
+	Compression string `json:"compression,omitempty"`
+	Keyspace    string `json:"keyspace,omitempty"`
 	// Logins by side: origin, target.
 	Logins [2]Login `json:"logins"`
 	// Events: it has registered for schema events.

@@ -55,6 +55,7 @@ type Cluster struct {
 	mu     sync.Mutex
 	pools  map[Key]*Pool
 	logins map[Key]*login
+	speaks map[spoken]bool
 	kick   chan struct{} // closed and replaced when a node may be back
 }
 
@@ -68,7 +69,7 @@ type login struct {
 func NewCluster(o ClusterOptions) (*Cluster, error) {
 	c := &Cluster{
 		side: o.Control.Side, opts: o, dials: make(chan struct{}, handshakes),
-		started: make(chan struct{}), pools: make(map[Key]*Pool), logins: make(map[Key]*login),
+		started: make(chan struct{}), pools: make(map[Key]*Pool), logins: make(map[Key]*login), speaks: make(map[spoken]bool),
 		kick: make(chan struct{}),
 	}
 	inner := o.Control.OnTopology
@@ -154,6 +155,47 @@ func (p *Pool) hold(fresh bool) bool {
 	}
 	p.refs++
 	return true
+}
+
+// Speaks reports whether the side's nodes speak a protocol version. It asks one
+// of them once, and again when the cluster was upgraded meanwhile. The error is
+// that no node could be asked.
+func (c *Cluster) Speaks(ctx context.Context, v frame.Version) (bool, error) {
+	t := c.control.Topology()
+	if t == nil {
+		return false, &LostError{Side: c.side, Cause: fmt.Errorf("%w: the control connection is down: %s", ErrNoConnection, c.control.Status().LastError)}
+	}
+	if v <= t.Version {
+		return true, nil
+	}
+	key := spoken{v, t.Release}
+	c.mu.Lock()
+	speaks, known := c.speaks[key]
+	c.mu.Unlock()
+	if known {
+		return speaks, nil
+	}
+	nc, err := c.connect(ctx, t.Nodes[rand.N(len(t.Nodes))], Key{Version: v})
+	if nc != nil {
+		_ = nc.Close() // it was opened to ask
+	}
+	switch {
+	case err == nil, errors.Is(err, ErrLoginNeeded):
+		speaks = true
+	case VersionRefused(err):
+	default:
+		return false, err
+	}
+	c.mu.Lock()
+	c.speaks[key] = speaks
+	c.mu.Unlock()
+	return speaks, nil
+}
+
+// spoken is a version that nodes of a release were asked for.
+type spoken struct {
+	version frame.Version
+	release string
 }
 
 // login opens one connection with key, on any node, and gives it to the pool,

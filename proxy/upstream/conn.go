@@ -151,6 +151,9 @@ func newConn(nc net.Conn, o ConnOptions) *Conn {
 		closed: make(chan struct{}),
 	}
 	c.out.Init(c.nc, o.Timeout, c.close)
+	if o.Version == frame.V5 {
+		c.out.SetEncode(appendSegments)
+	}
 	c.lastRead.Store(Nanotime())
 	return c
 }
@@ -243,7 +246,7 @@ func (c *Conn) Flush() { c.out.Flush() }
 func (c *Conn) serve(ctx context.Context, ended func()) error {
 	stop := context.AfterFunc(ctx, func() { c.close(context.Cause(ctx)) })
 	defer stop()
-	rd := frame.NewReader(c.nc, frame.MaxBody)
+	rd := frame.NewReader(c.source(), frame.MaxBody)
 	defer rd.Release()
 	b := &Batch{}
 	fresh := true
@@ -272,6 +275,16 @@ func (c *Conn) serve(ctx context.Context, ended func()) error {
 	c.out.Wait()
 	return c.err
 }
+
+// source is where frames come from: in v5 they are in segments.
+func (c *Conn) source() frame.Source {
+	if c.version == frame.V5 {
+		return frame.NewSegmentReader(c.nc, false)
+	}
+	return c.nc
+}
+
+func appendSegments(dst, frames []byte) []byte { return frame.AppendSegments(dst, frames, false) }
 
 // release frees a stream id and returns who waits for it; nil for a late
 // answer, and for an id that was never given out.

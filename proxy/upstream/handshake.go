@@ -13,6 +13,7 @@ import (
 	gcnp "github.com/datastax/go-cassandra-native-protocol/frame"
 	"github.com/datastax/go-cassandra-native-protocol/message"
 	"github.com/datastax/go-cassandra-native-protocol/primitive"
+	"github.com/datastax/go-cassandra-native-protocol/segment"
 
 	"github.com/zdmproject/terraform-provider-zdm/cql/frame"
 	"github.com/zdmproject/terraform-provider-zdm/internal/buildinfo"
@@ -63,8 +64,7 @@ func VersionRefused(err error) bool {
 }
 
 // Handshake opens a session on a fresh connection to a node: STARTUP, the
-// login if the node asks for one, and USE if a keyspace is given. Version is
-// v3, v4, DSE1 or DSE2.
+// login if the node asks for one, and USE if a keyspace is given.
 type Handshake struct {
 	Version  frame.Version
 	Username string
@@ -84,9 +84,7 @@ type HandshakeResult struct {
 // ctx ends it. An ERROR frame is *NodeError; after any error the connection
 // must be closed.
 func (h Handshake) Run(ctx context.Context, nc net.Conn) (HandshakeResult, error) {
-	switch h.Version {
-	case frame.V3, frame.V4, frame.DSE1, frame.DSE2:
-	default:
+	if !h.Version.Known() {
 		return HandshakeResult{}, fmt.Errorf("handshake in protocol version 0x%02X is not supported", byte(h.Version))
 	}
 	// A past deadline wakes a blocked read or write as soon as ctx ends.
@@ -106,6 +104,9 @@ func (h Handshake) run(c *coldConn, result *HandshakeResult) error {
 	reply, err := c.exchange(startup)
 	if err != nil {
 		return fmt.Errorf("handshake: STARTUP: %w", err)
+	}
+	if h.Version == frame.V5 {
+		c.useSegments()
 	}
 	if auth, ok := reply.(*message.Authenticate); ok {
 		result.Authenticator = auth.Authenticator
@@ -166,6 +167,53 @@ type coldConn struct {
 	out     io.Writer
 	version frame.Version
 	codec   gcnp.RawCodec
+}
+
+// useSegments puts the frames that follow into segments, as v5 does after the
+// answer to STARTUP (native_protocol_v5.spec, section 2.3.1).
+func (c *coldConn) useSegments() {
+	codec := segment.NewCodec()
+	c.in, c.out = &segmentSource{codec: codec, in: c.in}, &segmentSink{codec: codec, out: c.out}
+}
+
+// segmentSource reads the bytes inside segments, and no further than the segment
+// that it is in.
+type segmentSource struct {
+	codec segment.Codec
+	in    io.Reader
+	rest  []byte
+}
+
+func (s *segmentSource) Read(p []byte) (int, error) {
+	for len(s.rest) == 0 {
+		next, err := s.codec.DecodeSegment(s.in)
+		if err != nil {
+			return 0, err
+		}
+		s.rest = next.Payload.UncompressedData
+	}
+	n := copy(p, s.rest)
+	s.rest = s.rest[n:]
+	return n, nil
+}
+
+// segmentSink writes each Write as one segment, in one write. The requests of a
+// handshake are short enough for that.
+type segmentSink struct {
+	codec segment.Codec
+	out   io.Writer
+}
+
+func (s *segmentSink) Write(p []byte) (int, error) {
+	var buf bytes.Buffer
+	one := &segment.Segment{Header: &segment.Header{IsSelfContained: true}, Payload: &segment.Payload{UncompressedData: p}}
+	if err := s.codec.EncodeSegment(one, &buf); err != nil {
+		return 0, err
+	}
+	if _, err := s.out.Write(buf.Bytes()); err != nil {
+		return 0, err
+	}
+	return len(p), nil
 }
 
 // exchange sends a request on stream 0 and returns the answer to it. No other

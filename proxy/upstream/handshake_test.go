@@ -50,7 +50,7 @@ func TestHandshakeEndsAsTheNodeSays(t *testing.T) {
 			wantError: `use keyspace "nope"`, wantCode: frame.ErrInvalid},
 		{name: "version refused", handshake: Handshake{Version: frame.V4}, max: primitive.ProtocolVersion3,
 			wantError: "unsupported protocol version", wantCode: frame.ErrProtocol, versionRefused: true},
-		{name: "version with segments", handshake: Handshake{Version: frame.V5}, wantError: "not supported"},
+		{name: "version that is not known", handshake: Handshake{Version: frame.Version(6)}, wantError: "not supported"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
