@@ -131,3 +131,81 @@ func FuzzViews(f *testing.F) {
 		_, _ = SetKeyspace(body)
 	})
 }
+
+// FuzzSegments: whatever arrives, however it is cut, there is no panic and
+// memory is bounded; and whatever is sent comes back.
+func FuzzSegments(f *testing.F) {
+	for _, compressed := range []bool{false, true} {
+		f.Add(AppendSegments(nil, append(testFrame(1, 20), testFrame(2, 900)...), compressed), compressed, uint8(0))
+		f.Add(AppendSegments(nil, testFrame(1, 200<<10), compressed), compressed, uint8(1))
+	}
+	f.Add(sealed([]byte{0xFF, 0xFF, 0xFF, 0xFF}, MaxSegmentPayload), true, uint8(2))
+	f.Add([]byte{0x1F, 1, 1, 0, 20, 0x50, 1, 2, 3, 4, 5}, true, uint8(4)) // sealed below
+	f.Add([]byte(testFrame(1, 100)), false, uint8(3))
+	f.Fuzz(func(t *testing.T, in []byte, compressed bool, how uint8) {
+		wire := in
+		if how&4 != 0 && compressed { // right sums around anything
+			wire = sealed(in[:min(len(in), MaxSegmentPayload)], 40*len(in)%MaxSegmentPayload)
+		}
+		var src io.Reader = bytes.NewReader(wire)
+		switch how % 3 {
+		case 1:
+			src = iotest.HalfReader(src)
+		case 2:
+			src = &loopOnce{bytes.NewReader(wire)}
+		}
+		s := NewSegmentReader(src, compressed)
+		rd := NewReader(s, MaxBody)
+		var err error
+		for err == nil {
+			_, err = rd.Next()
+			if len(s.buf) > mediumBuffer || len(s.plain) > mediumBuffer || len(rd.buf) > max(smallBuffer, 16*256*len(wire)) {
+				t.Fatalf("buffers of %d, %d and %d bytes for %d", len(s.buf), len(s.plain), len(rd.buf), len(wire))
+			}
+		}
+		rd.Release()
+		s.Release()
+		var sum *CRCError
+		var malformed *MalformedError
+		var version *VersionError
+		var limit *LimitError
+		if err != io.EOF && err != io.ErrUnexpectedEOF && !errors.As(err, &sum) && !errors.As(err, &malformed) &&
+			!errors.As(err, &version) && !errors.As(err, &limit) {
+			t.Fatalf("got %v", err)
+		}
+		back, err := io.ReadAll(NewSegmentReader(bytes.NewReader(AppendSegments(nil, in, compressed)), compressed))
+		if err != nil || !bytes.Equal(back, in) {
+			t.Fatalf("%d bytes came back of %d: %v", len(back), len(in), err)
+		}
+	})
+}
+
+// FuzzCompression: no body makes decompression panic, or take more memory than
+// what came can stand for; what it gives comes back from compression.
+func FuzzCompression(f *testing.F) {
+	for _, c := range []Compression{LZ4, Snappy} {
+		f.Add(byte(c), []byte(Frame(c.AppendCompressed(nil, testFrame(1, 300))).Body()))
+		f.Add(byte(c), []byte(claiming(c, 1<<20, 1, 2, 3).Body()))
+		f.Add(byte(c), []byte(claiming(c, 0).Body()))
+	}
+	f.Fuzz(func(t *testing.T, which byte, body []byte) {
+		c := LZ4 + Compression(which%2)
+		in := append(Frame(AppendHeader(nil, V4, false, FlagCompressed, 1, OpQuery, len(body))), body...)
+		// Bytes behind dst are somebody else's.
+		guarded := append(make([]byte, 0, 4096), bytes.Repeat([]byte{0xA5}, 4096)...)
+		out, err := c.AppendDecompressed(guarded[:0:2048], in)
+		if bytes.Count(guarded[2048:], []byte{0xA5}) != 2048 {
+			t.Fatal("bytes behind the buffer are changed")
+		}
+		if err != nil {
+			return
+		}
+		if len(out) > HeaderLen+256*len(body) || cap(out) > 2*(2048+len(out)) {
+			t.Fatalf("%d bytes, capacity %d, of %d", len(out), cap(out), len(body))
+		}
+		again, err := c.AppendDecompressed(nil, c.AppendCompressed(nil, out))
+		if err != nil || !bytes.Equal(again, out) {
+			t.Fatalf("%d bytes do not come back: %v", len(out), err)
+		}
+	})
+}
