@@ -362,6 +362,14 @@ func (l *leg) prepared(b *upstream.Batch, c *upstream.Conn, f frame.Frame) {
 		return
 	}
 	st.SetSide(l.side, m)
+	if ex := l.ex; ex.stmt == st && st.Class.IsRead() && m.ResultDigest != st.Told && !ex.shadow {
+		// The columns are others than the client was told. Nothing can have been
+		// applied, so have it prepare again: gocql 1 decodes with what it was told
+		// even if an answer brings its metadata.
+		l.out = merge.Outcome{Result: merge.Refused, Code: frame.ErrUnprepared}
+		ex.arrived(b, l, frame.AppendError(nil, ex.s.version, 0, unpreparedError(st.ID)))
+		return
+	}
 	if l.home != nil {
 		c, l.home = l.home, nil
 	}

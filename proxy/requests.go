@@ -217,10 +217,15 @@ func (s *session) execute(f frame.Frame) {
 // restart, or because many others were prepared since.
 func (s *session) unprepared(f frame.Frame, id []byte) {
 	s.srv.metrics.CacheMisses.Inc()
-	s.respondError(&s.batch, f.Stream(), frame.ErrorBody{
+	s.respondError(&s.batch, f.Stream(), unpreparedError(id))
+}
+
+// unpreparedError has a driver prepare again, in Cassandra's words.
+func unpreparedError(id []byte) frame.ErrorBody {
+	return frame.ErrorBody{
 		Code: frame.ErrUnprepared, ID: bytes.Clone(id),
 		Message: fmt.Sprintf("Prepared query with ID %x not found (either the query was not prepared on this host (maybe the host has been restarted?) or you have prepared too many queries and it has been evicted from the internal cache)", id),
-	})
+	}
 }
 
 // execBatch handles BATCH.
