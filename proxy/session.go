@@ -161,6 +161,9 @@ func (s *session) serve(ctx context.Context) {
 	_ = s.nc.Close() // the client is gone, or is to go
 	s.out.Wait()
 	s.in.Release()
+	if s.segments != nil {
+		s.segments.Release()
+	}
 	s.parked.Wait()
 	for _, sc := range s.scopes {
 		sc.release()
