@@ -285,6 +285,11 @@ func (w *watched) all() []failure {
 	return slices.Clone(w.failures)
 }
 
+// since returns those that ended at a time or later.
+func (w *watched) since(at time.Time) []failure {
+	return slices.DeleteFunc(w.all(), func(f failure) bool { return f.began.Add(f.latency).Before(at) })
+}
+
 func (w *watched) last(n int) []failure {
 	all := w.all()
 	return all[max(0, len(all)-n):]

@@ -177,7 +177,7 @@ func killProxy(t *testing.T, f *fleet, app *application, steady bool) {
 		t.Errorf("phase %s, epoch %d; want %s and %d as before", after.Phase.Phase, after.Phase.Epoch, before.Phase.Phase, before.Phase.Epoch)
 	}
 	// Each worker has one request in flight, so no more than that were there.
-	failures := app.watch.all()
+	failures := app.watch.since(struck)
 	if len(failures) > workers {
 		t.Errorf("%d requests failed; only %d can have been in flight", len(failures), workers)
 	}
@@ -216,6 +216,7 @@ func greet(ctx context.Context, in *instance) error {
 func pauseTarget(t *testing.T, f *fleet, app *application, steady bool) {
 	node := f.Target.Nodes[0]
 	t.Cleanup(func() { _ = node.Continue() })
+	struck := time.Now()
 	if err := node.Stop(); err != nil {
 		t.Fatal(err)
 	}
@@ -231,7 +232,7 @@ func pauseTarget(t *testing.T, f *fleet, app *application, steady bool) {
 	if steady && (reads == 0 || longest > atOnce || failed != nil) {
 		t.Errorf("Origin answers reads: %d while Target was paused, the longest %s, error %v", reads, longest, failed)
 	}
-	app.onlyAnswers(requestTimeout + atOnce)
+	app.onlyAnswers(struck, requestTimeout+atOnce)
 }
 
 func killTarget(t *testing.T, f *fleet, app *application, steady bool) {
@@ -255,15 +256,16 @@ func killTarget(t *testing.T, f *fleet, app *application, steady bool) {
 	if steady && (reads == 0 || longest > atOnce || failed != nil) {
 		t.Errorf("Origin answers reads: %d while Target was away, the longest %s, error %v", reads, longest, failed)
 	}
-	app.onlyAnswers(atOnce)
+	app.onlyAnswers(struck, atOnce)
 }
 
-// onlyAnswers fails the test if a request failed in another way than by an error
-// of the protocol, or took longer: a node's fault closes no client's connection.
-func (a *application) onlyAnswers(within time.Duration) {
+// onlyAnswers fails the test if since then a request failed in another way than
+// by an error of the protocol, or took longer: a node's fault closes no client's
+// connection.
+func (a *application) onlyAnswers(since time.Time, within time.Duration) {
 	a.t.Helper()
 	bad := 0
-	for _, failure := range a.watch.all() {
+	for _, failure := range a.watch.since(since) {
 		if failure.latency <= within && strings.HasPrefix(string(failure.kind()), string(answered)) {
 			continue
 		}
@@ -275,7 +277,7 @@ func (a *application) onlyAnswers(within time.Duration) {
 
 func killAgent(t *testing.T, f *fleet, app *application, steady bool) {
 	in := f.all[0]
-	before := in.status(t)
+	before, struck := in.status(t), time.Now()
 	// A phase change's proof opens and closes connections to nodes.
 	keep := func(local, _ string) bool { return steady || local == in.socket() }
 	sockets := connections(t, before.Proxy.PID, keep)
@@ -303,7 +305,7 @@ func killAgent(t *testing.T, f *fleet, app *application, steady bool) {
 	}
 	t.Logf("killed agent: %d connections of its proxy untouched", len(sockets))
 	app.awaitHealthy()
-	for _, failure := range app.watch.all() {
+	for _, failure := range app.watch.since(struck) {
 		t.Errorf("failed: %s", failure)
 	}
 }
