@@ -129,6 +129,8 @@ type Conn struct {
 
 	inFlight  atomic.Int32
 	lastRead  atomic.Int64 // Nanotime
+	gaveUp    atomic.Bool  // a request has timed out
+	asked     atomic.Bool  // a heartbeat is in flight
 	closeOnce sync.Once
 	closed    chan struct{}
 }
@@ -352,33 +354,47 @@ func (c *Conn) expire(b *Batch) {
 			c.late++
 		}
 	}
-	dead := c.late > maxStreams/2
+	late := c.late
 	c.out.End(buf)
+	if len(lost) > 0 {
+		c.gaveUp.Store(true)
+	}
 	for _, r := range lost {
 		c.inFlight.Add(-1)
 		r.Lost(b, &LostError{Side: c.side, Node: c.node, Sent: true, Cause: ErrTimeout})
 	}
-	if dead {
-		c.close(fmt.Errorf("connection given up: %d requests were never answered", c.late))
+	if late > maxStreams/2 {
+		c.close(fmt.Errorf("connection given up: %d requests were never answered", late))
 	}
 }
 
-// heartbeat asks an idle connection for a sign of life. A node that does not
-// give one within the request time-out is not there any more.
+// heartbeat asks a connection that has been silent for a sign of life: an idle
+// one after the heartbeat interval, one with requests in flight after the
+// time-out of the first. A node that does not give one within the request
+// time-out is not there any more, and would let every request time out for as
+// long as the kernel keeps trying.
 func (c *Conn) heartbeat(now int64, every time.Duration) {
-	if every <= 0 || now-c.lastRead.Load() < int64(every) || c.InFlight() > 0 {
+	silent := now - c.lastRead.Load()
+	switch {
+	case c.asked.Load():
+		return
+	case c.gaveUp.Load() && silent > c.timeout:
+	case every <= 0 || silent < int64(every) || c.InFlight() > 0:
 		return
 	}
+	c.asked.Store(true)
 	options := frame.Frame(frame.AppendHeader(nil, c.version, false, 0, 0, frame.OpOptions, 0))
-	if c.Send(&pulse{c}, options, Patch{}, now) == nil {
-		c.Flush()
+	if c.Send(&pulse{c}, options, Patch{}, now) != nil {
+		c.asked.Store(false) // it is closed, or full: then what is in flight will tell
+		return
 	}
+	c.Flush()
 }
 
 // pulse is the receiver of a heartbeat.
 type pulse struct{ c *Conn }
 
-func (*pulse) Answer(*Batch, *Conn, frame.Frame) {}
+func (p *pulse) Answer(*Batch, *Conn, frame.Frame) { p.c.asked.Store(false) }
 
 func (p *pulse) Lost(_ *Batch, err error) {
 	p.c.close(fmt.Errorf("heartbeat: %w", err))

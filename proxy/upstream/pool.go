@@ -60,7 +60,7 @@ type member struct {
 }
 
 func newPool(c *Cluster, key Key) *Pool {
-	p := &Pool{cluster: c, key: key, members: make(map[string]*member), changed: make(chan struct{})}
+	p := &Pool{cluster: c, key: key, idle: time.Now(), members: make(map[string]*member), changed: make(chan struct{})}
 	p.ready.Store(&[]*Conn{})
 	return p
 }
@@ -231,18 +231,10 @@ func (p *Pool) keep(ctx context.Context, m *member, nc net.Conn) {
 		}
 		if err != nil {
 			p.note(ctx, m, &failing, err)
-			// Half fixed, half by chance: the connections of many pools to one
-			// node do not come back in one moment.
-			pause := wait/2 + rand.N(wait/2)
-			select {
-			case <-ctx.Done():
-			case <-p.cluster.kicked():
-			case <-time.After(pause):
-			}
-			wait = min(wait*2, retryMax)
+			p.pause(ctx, &wait)
 			continue
 		}
-		wait = retryMin
+		opened := time.Now()
 		c := newConn(nc, ConnOptions{
 			Side: p.cluster.side, Node: m.node.Addr.String(), Keyspace: p.key.Keyspace, Version: p.key.Version,
 			Timeout: p.cluster.opts.RequestTimeout, Meter: p.cluster.opts.Meter(p.cluster.side, m.node.Addr.String()),
@@ -257,11 +249,28 @@ func (p *Pool) keep(ctx context.Context, m *member, nc net.Conn) {
 		if ctx.Err() == nil {
 			p.cluster.opts.Log.Warn("node connection lost", "side", p.cluster.side, "node", c.node, "cause", err)
 		}
+		if time.Since(opened) > retryMax {
+			wait = retryMin
+			continue
+		}
+		// A node that takes logins and then closes must not get them in a loop.
+		p.pause(ctx, &wait)
 	}
 	p.note(context.Background(), m, &failing, nil)
 	if nc != nil {
 		_ = nc.Close()
 	}
+}
+
+// pause waits before the next attempt, half fixed, half by chance: the
+// connections of many pools to one node do not come back in one moment.
+func (p *Pool) pause(ctx context.Context, wait *time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-p.cluster.kicked():
+	case <-time.After(*wait/2 + rand.N(*wait/2)):
+	}
+	*wait = min(*wait*2, retryMax)
 }
 
 // note records the outcome of an attempt.

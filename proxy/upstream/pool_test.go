@@ -1,0 +1,355 @@
+package upstream
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/datastax/go-cassandra-native-protocol/primitive"
+
+	"github.com/zdmproject/terraform-provider-zdm/cql/frame"
+	"github.com/zdmproject/terraform-provider-zdm/internal/cqltest"
+	"github.com/zdmproject/terraform-provider-zdm/internal/secret"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
+)
+
+const (
+	asked   = "SELECT v FROM ks.t WHERE k = 1"
+	another = "SELECT v FROM ks.t WHERE k = 2"
+	// shortTimeout is the request time-out of tests that wait for one.
+	shortTimeout = time.Second
+)
+
+// serveCluster runs a Cluster in front of fake nodes, with one connection for
+// each node and pool, until the test ends.
+func serveCluster(t *testing.T, nodes *cqltest.Cluster, login cqltest.Options, timeout time.Duration) *Cluster {
+	t.Helper()
+	log := slog.New(slog.DiscardHandler)
+	c, err := NewCluster(ClusterOptions{
+		Control: ControlConfig{
+			Side: phase.Target, ContactPoints: nodes.ContactPoints(), Port: nodes.Port(),
+			Username: login.Username, Password: secret.New(login.Password), AssignHosts: true,
+			ConnectTimeout: 5 * time.Second, HeartbeatInterval: time.Minute,
+			RetryMin: 10 * time.Millisecond, RetryMax: 50 * time.Millisecond, RetryFactor: 2,
+			MaxVersion: frame.V4, Log: log,
+		},
+		ConnectionsPerNode: 1, RequestTimeout: timeout, Log: log,
+		Meter:         func(phase.Side, string) any { return nil },
+		ConnectFailed: func(phase.Side, string) {},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- c.Serve(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		<-ended // its error is that ctx ended
+	})
+	until(t, "the topology is known", func() bool { return c.Control().Topology() != nil })
+	return c
+}
+
+func until(t *testing.T, what string, done func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(15 * time.Second); !done(); {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within 15 s: %s", what)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// acquire takes the pool of key and waits for a connection.
+func acquire(t *testing.T, c *Cluster, key Key) (*Pool, *Conn) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
+	defer cancel()
+	p, err := c.Acquire(ctx, key, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.Release)
+	conn, err := p.Wait(ctx, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p, conn
+}
+
+// outcome is a Receiver that tells a test what it was told, and how often.
+type outcome struct {
+	answer chan frame.Frame
+	lost   chan error
+	calls  atomic.Int32
+}
+
+func newOutcome() *outcome {
+	return &outcome{answer: make(chan frame.Frame, 1), lost: make(chan error, 1)}
+}
+
+func (o *outcome) Answer(_ *Batch, _ *Conn, f frame.Frame) {
+	if o.calls.Add(1) == 1 {
+		o.answer <- bytes.Clone(f)
+	}
+}
+
+func (o *outcome) Lost(_ *Batch, err error) {
+	if o.calls.Add(1) == 1 {
+		o.lost <- err
+	}
+}
+
+// wait returns the error of a lost request, nil for an answer.
+func (o *outcome) wait(t *testing.T) error {
+	t.Helper()
+	select {
+	case <-o.answer:
+		return nil
+	case err := <-o.lost:
+		return err
+	case <-time.After(15 * time.Second):
+		t.Fatal("the request has no outcome")
+		return nil
+	}
+}
+
+func query(text string) frame.Frame {
+	f := frame.AppendHeader(nil, frame.V4, false, 0, 0, frame.OpQuery, 0)
+	f = frame.AppendLongString(f, text)
+	f = append(f, 0, 1, 0)
+	frame.PutLength(f)
+	return f
+}
+
+func send(t *testing.T, c *Conn, text string, flush bool) *outcome {
+	t.Helper()
+	o := newOutcome()
+	if err := c.Send(o, query(text), Patch{}, Nanotime()); err != nil {
+		t.Fatal(err)
+	}
+	if flush {
+		c.Flush()
+	}
+	return o
+}
+
+func TestATimedOutRequestKeepsItsStreamIDUntilTheLateAnswer(t *testing.T) {
+	t.Parallel()
+	nodes := cqltest.StartCluster(t, "127.73.1.1", 1, cqltest.Options{})
+	node, release := nodes.Nodes[0], make(chan struct{})
+	node.Handle(func(r cqltest.Request) cqltest.Reply {
+		if r.Text == asked {
+			return cqltest.Ordinary().After(release)
+		}
+		return cqltest.Ordinary()
+	})
+	_, conn := acquire(t, serveCluster(t, nodes, cqltest.Options{}, shortTimeout), Key{Version: frame.V4})
+	slow := send(t, conn, asked, true)
+	if err := slow.wait(t); !errors.Is(err, ErrTimeout) || !Sent(err) {
+		t.Fatalf("got %v (sent: %v), want a time-out of what was sent", err, Sent(err))
+	}
+	held := node.Requests(cqltest.WithText(asked))[0].Stream
+	// Two at once, so that every free id is taken.
+	reused := func() bool {
+		node.ClearRequests()
+		first, second := send(t, conn, another, false), send(t, conn, another, true)
+		for _, o := range []*outcome{first, second} {
+			if err := o.wait(t); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r := node.WaitFor(t, 2, cqltest.WithText(another))
+		return r[0].Stream == held || r[1].Stream == held
+	}
+	for range 5 {
+		if reused() {
+			t.Fatalf("stream %d was used again; the node may still answer the first request on it", held)
+		}
+	}
+	close(release)
+	until(t, "the late answer frees the stream id", func() bool {
+		buf := conn.out.Begin()
+		defer conn.out.End(buf)
+		return conn.late == 0 && slices.Contains(conn.free, held)
+	})
+	if n := slow.calls.Load(); n != 1 {
+		t.Errorf("the receiver was called %d times, want once", n)
+	}
+}
+
+func TestALostConnectionTellsWhatMayHaveReachedTheNode(t *testing.T) {
+	t.Parallel()
+	nodes := cqltest.StartCluster(t, "127.73.2.1", 1, cqltest.Options{})
+	node := nodes.Nodes[0]
+	node.Handle(func(r cqltest.Request) cqltest.Reply {
+		if r.Text == asked {
+			return cqltest.Silence()
+		}
+		return cqltest.Ordinary()
+	})
+	p, conn := acquire(t, serveCluster(t, nodes, cqltest.Options{}, time.Minute), Key{Version: frame.V4})
+	sent := send(t, conn, asked, true)
+	node.WaitFor(t, 1, cqltest.WithText(asked))
+	unsent := send(t, conn, another, false)
+	node.DropConnections()
+	if err := sent.wait(t); err == nil || !Sent(err) {
+		t.Errorf("a request that the node has got: %v (sent: %v), want lost and sent", err, Sent(err))
+	}
+	if err := unsent.wait(t); err == nil || Sent(err) {
+		t.Errorf("a request that was never flushed: %v (sent: %v), want lost and not sent", err, Sent(err))
+	}
+	err := conn.Send(newOutcome(), query(another), Patch{}, Nanotime())
+	if err == nil || Sent(err) {
+		t.Errorf("Send on a lost connection: %v (sent: %v), want an error and nothing sent", err, Sent(err))
+	}
+	if n := conn.InFlight(); n != 0 {
+		t.Errorf("%d requests are in flight on a lost connection, want none", n)
+	}
+	again, err := p.Wait(t.Context(), "")
+	if err != nil || again == conn {
+		t.Fatalf("Wait: %v, %v; want a new connection", again, err)
+	}
+	if err := send(t, again, another, true).wait(t); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAPoolGoesOnWithTheOtherNodesAndTakesOneBack(t *testing.T) {
+	t.Parallel()
+	nodes := cqltest.StartCluster(t, "127.73.3.1", 2, cqltest.Options{})
+	p, _ := acquire(t, serveCluster(t, nodes, cqltest.Options{}, time.Minute), Key{Version: frame.V4})
+	open := func() int { return len(*p.ready.Load()) }
+	until(t, "both nodes are connected", func() bool { return open() == 2 })
+	nodes.Nodes[0].Stop()
+	until(t, "the lost connection leaves the pool", func() bool { return open() == 1 })
+	for range 5 {
+		conn, err := p.Wait(t.Context(), "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if conn.Node() != nodes.Nodes[1].Addr().String() {
+			t.Fatalf("the pool gave a connection to %s, which is down", conn.Node())
+		}
+		if err := send(t, conn, asked, true).wait(t); err != nil {
+			t.Fatal(err)
+		}
+	}
+	nodes.Nodes[1].Stop()
+	until(t, "the pool says that there is no hope", func() bool { return p.Hopeless() != nil })
+	if err := p.Hopeless(); !errors.Is(err, ErrNoConnection) || Sent(err) {
+		t.Errorf("without nodes: %v, want ErrNoConnection and nothing sent", err)
+	}
+	nodes.Nodes[0].Restart()
+	nodes.Nodes[1].Restart()
+	until(t, "both nodes are back", func() bool { return open() == 2 })
+}
+
+func TestAPoolIsKeyedByCredentialsAndKeyspace(t *testing.T) {
+	t.Parallel()
+	login := cqltest.Options{Username: "app", Password: "sesame"}
+	nodes := cqltest.StartCluster(t, "127.73.4.1", 1, login)
+	c := serveCluster(t, nodes, login, time.Minute)
+	key := Key{Username: "app", Password: secret.New("sesame"), Version: frame.V4}
+	p, _ := acquire(t, c, key)
+	if again, _ := acquire(t, c, key); again != p {
+		t.Error("the same key gives another pool")
+	}
+	wrong := key
+	wrong.Password = secret.New("not it")
+	var refused *NodeError
+	if _, err := c.Acquire(t.Context(), wrong, false); !errors.As(err, &refused) || refused.Code != frame.ErrBadCredentials {
+		t.Errorf("a wrong password gives %v, want the node's refusal though the user has a pool", err)
+	}
+	inKeyspace := key
+	inKeyspace.Keyspace = "App"
+	other, conn := acquire(t, c, inKeyspace)
+	if other == p {
+		t.Fatal("two keyspaces share a pool")
+	}
+	if err := send(t, conn, asked, true).wait(t); err != nil {
+		t.Fatal(err)
+	}
+	if got := nodes.Nodes[0].Requests(cqltest.WithText(asked))[0]; got.Keyspace != "App" || got.Username != "app" {
+		t.Errorf("the request ran as %q in keyspace %q, want app in App", got.Username, got.Keyspace)
+	}
+}
+
+func TestAConnectionThatSaysNothingIsGivenUpThoughItIsInUse(t *testing.T) {
+	t.Parallel()
+	nodes := cqltest.StartCluster(t, "127.73.5.1", 1, cqltest.Options{})
+	p, conn := acquire(t, serveCluster(t, nodes, cqltest.Options{}, shortTimeout), Key{Version: frame.V4})
+	nodes.Nodes[0].Freeze()
+	// There is always a request in flight, so it is never idle.
+	until(t, "the connection is closed", func() bool {
+		if conn.InFlight() < 2 && conn.Usable() {
+			_ = conn.Send(newOutcome(), query(asked), Patch{}, Nanotime()) // it may just have been closed
+			conn.Flush()
+		}
+		return !conn.Usable()
+	})
+	nodes.Nodes[0].Thaw()
+	again, err := p.Wait(t.Context(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := send(t, again, another, true).wait(t); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestANodeThatClosesAfterTheLoginIsNotHammered(t *testing.T) {
+	t.Parallel()
+	nodes := cqltest.StartCluster(t, "127.73.6.1", 1, cqltest.Options{})
+	node := nodes.Nodes[0]
+	c := serveCluster(t, nodes, cqltest.Options{}, time.Minute)
+	node.Handle(func(r cqltest.Request) cqltest.Reply {
+		if r.Opcode == primitive.OpCodeStartup {
+			return cqltest.Ordinary().ThenClose()
+		}
+		return cqltest.Ordinary()
+	})
+	node.ClearRequests()
+	began := time.Now()
+	p, err := c.Acquire(t.Context(), Key{Version: frame.V4}, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Release()
+	const attempts = 5
+	node.WaitFor(t, attempts, cqltest.WithOpcode(primitive.OpCodeStartup))
+	// Half of the pauses between them is fixed.
+	least := time.Duration(0)
+	for i, wait := 1, retryMin; i < attempts; i, wait = i+1, min(wait*2, retryMax) {
+		least += wait / 2
+	}
+	if took := time.Since(began); took < least {
+		t.Errorf("%d logins within %v, want at least %v between them", attempts, took, least)
+	}
+}
+
+func TestAnIdleConnectionIsAskedForASignOfLife(t *testing.T) {
+	t.Parallel()
+	nodes := cqltest.StartCluster(t, "127.73.7.1", 1, cqltest.Options{})
+	_, conn := acquire(t, serveCluster(t, nodes, cqltest.Options{}, time.Minute), Key{Version: frame.V4})
+	node := nodes.Nodes[0]
+	beat := func(silence time.Duration) { conn.heartbeat(conn.lastRead.Load()+int64(silence), time.Second) }
+	node.ClearRequests()
+	beat(time.Second - 1)
+	beat(time.Second)
+	beat(time.Second) // the first is in flight
+	node.WaitFor(t, 1, cqltest.WithOpcode(primitive.OpCodeOptions))
+	until(t, "the answer ends it", func() bool { return !conn.asked.Load() })
+	if n := len(node.Requests(cqltest.WithOpcode(primitive.OpCodeOptions))); n != 1 {
+		t.Errorf("the node was asked %d times, want once", n)
+	}
+	if !conn.Usable() {
+		t.Error("a connection that answers was closed")
+	}
+}
