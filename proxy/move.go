@@ -126,6 +126,9 @@ func (s *Server) Adopt(ctx context.Context, m control.Message, nc net.Conn) erro
 	if m.Session == nil {
 		return nil
 	}
+	if s.transport.Listen != nil {
+		return errors.New("clients must use TLS now, and this one does not")
+	}
 	ses := s.newSession(nc)
 	st := m.Session
 	ses.version, ses.driver = frame.Version(st.Version), st.Driver

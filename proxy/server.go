@@ -17,6 +17,7 @@ import (
 	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/prepared"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/route"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/transport"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/upstream"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/virtual"
 )
@@ -29,14 +30,15 @@ const cacheSize = 50_000
 // Server is a proxy. Its methods may be called from any goroutine.
 type Server struct {
 	// Set by New, then read only.
-	cfg      *config.Config
-	log      *slog.Logger
-	metrics  *metrics.Metrics
-	clusters [2]*upstream.Cluster
-	cache    *prepared.Cache
-	routing  route.Options
-	blocked  map[frame.Version]bool
-	faults   faultLog
+	cfg       *config.Config
+	log       *slog.Logger
+	metrics   *metrics.Metrics
+	transport *transport.Transport
+	clusters  [2]*upstream.Cluster
+	cache     *prepared.Cache
+	routing   route.Options
+	blocked   map[frame.Version]bool
+	faults    faultLog
 
 	phase   atomic.Pointer[phaseState]
 	tables  [2]atomic.Pointer[virtual.Tables] // by the side that they are modelled on
@@ -69,6 +71,10 @@ func New(cfg *config.Config, log *slog.Logger) (*Server, error) {
 		blocked:  make(map[frame.Version]bool),
 		sessions: make(map[*session]struct{}), listeners: make(map[net.Listener]struct{}),
 	}
+	var err error
+	if s.transport, err = transport.New(cfg, log); err != nil {
+		return nil, err
+	}
 	for _, v := range cfg.BlockedVersions {
 		s.blocked[frame.Version(v)] = true
 	}
@@ -81,16 +87,15 @@ func New(cfg *config.Config, log *slog.Logger) (*Server, error) {
 	s.phase.Store(&phaseState{})
 	for _, side := range phase.Sides {
 		c := cfg.Clusters[side]
-		var err error
 		s.clusters[side], err = upstream.NewCluster(upstream.ClusterOptions{
-			Control: upstream.ControlConfig{
+			Control: s.transport.Cluster(upstream.ControlConfig{
 				Side: side, ContactPoints: c.ContactPoints, Port: c.Port, Username: c.Username, Password: c.Password,
 				Datacenter: c.LocalDatacenter, AssignHosts: c.AssignHosts, ConnectTimeout: c.ConnectTimeout,
 				HeartbeatInterval: cfg.Heartbeat.Interval, RetryMin: cfg.Heartbeat.RetryMin, RetryMax: cfg.Heartbeat.RetryMax, RetryFactor: cfg.Heartbeat.Factor,
 				MaxVersion: frame.Version(cfg.MaxProtocolVersion), Log: log,
 				OnTopology:     func(t *upstream.Topology) { s.onTopology(side, t) },
 				OnSchemaChange: func(body []byte) { s.onSchemaChange(side, body) },
-			},
+			}),
 			ConnectionsPerNode: cfg.UpstreamConnections,
 			RequestTimeout:     cfg.Listen.RequestTimeout, Heartbeat: cfg.Heartbeat.Interval, Log: log,
 			Meter:         func(side phase.Side, node string) any { return s.metrics.Node(side, node) },
@@ -179,7 +184,7 @@ func (s *Server) acceptLoop(l net.Listener) {
 
 // admit starts a session, or closes the connection.
 func (s *Server) admit(nc net.Conn) {
-	ses := s.newSession(nc)
+	ses := s.newSession(s.secure(nc))
 	ses.in = frame.NewReader(ses.nc, frame.MaxBody)
 	if err := s.enter(ses); err != nil {
 		_ = nc.Close()
@@ -232,7 +237,8 @@ func (s *Server) closeListeners() {
 // Drain takes no new clients, answers what clients have in flight, closes each
 // between two requests, and returns when none is left. At the end of ctx those
 // that are left are closed. With move, clients are not closed but go on with the
-// process that takes over; those that cannot move are.
+// process that takes over; those that cannot move are served until they leave, or
+// until ctx nears its deadline, and then closed between two requests.
 func (s *Server) Drain(ctx context.Context, move Move) error {
 	if move != nil {
 		m := &mover{srv: s, send: move, known: make(map[string]bool)}
@@ -244,9 +250,7 @@ func (s *Server) Drain(ctx context.Context, move Move) error {
 	}
 	s.mu.Lock()
 	s.draining = true
-	for ses := range s.sessions {
-		ses.drain()
-	}
+	late := s.drainSessions(ctx)
 	s.mu.Unlock()
 	s.closeListeners()
 	tick := time.NewTicker(10 * time.Millisecond)
@@ -258,6 +262,10 @@ func (s *Server) Drain(ctx context.Context, move Move) error {
 		}
 		select {
 		case <-tick.C:
+		case <-late:
+			for _, ses := range s.snapshot() {
+				ses.drain()
+			}
 		case <-ctx.Done():
 			for _, ses := range s.snapshot() {
 				_ = ses.nc.Close()

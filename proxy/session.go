@@ -175,6 +175,9 @@ func (s *session) read() error {
 	if s.state != ready {
 		_ = s.nc.SetReadDeadline(time.Now().Add(handshakeTimeout)) // an error shows in the read
 	}
+	if err := s.handshakeTLS(); err != nil {
+		return err
+	}
 	if s.draining.Load() {
 		s.drain() // it came between
 	}
@@ -376,8 +379,8 @@ func (s *session) done() {
 // reset the connection, and lose what the client has not read yet.
 func (s *session) linger() {
 	s.out.Finish(net.ErrClosed)
-	if tcp, ok := s.nc.Conn.(*net.TCPConn); ok {
-		_ = tcp.CloseWrite() // best effort
+	if c, ok := s.nc.Conn.(interface{ CloseWrite() error }); ok { // TCP and TLS
+		_ = c.CloseWrite() // best effort
 	}
 	_ = s.nc.SetReadDeadline(time.Now().Add(lingerTimeout))
 	_, _ = io.Copy(io.Discard, s.nc)

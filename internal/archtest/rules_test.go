@@ -21,6 +21,7 @@ var floors = map[string]int{
 
 	"proxy/phase":         10,
 	"proxy/config":        11, // sides index its clusters
+	"proxy/endpoint":      10,
 	"cql/frame":           10,
 	"cql/scan":            10,
 	"appliance/supervise": 10,
@@ -29,10 +30,13 @@ var floors = map[string]int{
 	"proxy/control":      20,
 	"proxy/metrics":      20,
 	"proxy/paging":       20,
+	"proxy/tlsconf":      20, // its errors are those of settings
+	"proxy/astra":        21, // over tlsconf
 	"proxy/prepared":     21, // keeps the route of a statement
 	"appliance/adminapi": 21, // a status carries the proxy's own
 
 	"proxy/upstream":         30,
+	"proxy/transport":        31, // sets how upstream dials
 	"proxy/virtual":          31, // answers out of upstream's topology
 	"proxy/merge":            31, // tells upstream's errors
 	"appliance/client":       30,
@@ -60,6 +64,7 @@ var floors = map[string]int{
 // only tests and each other may import them.
 var testOnly = map[string]bool{
 	"internal/archtest":    true,
+	"internal/astratest":   true,
 	"internal/certtest":    true,
 	"internal/cqltest":     true,
 	"internal/faultconn":   true,
@@ -95,6 +100,7 @@ var allowed = []struct{ from, to, why string }{
 	{"provider", "proxy/phase", "the one table of phases"},
 	{"provider", "proxy/config", "the one table of settings"},
 	{"provider", "proxy/control", "a status carries the proxy's own"},
+	{"proxy/astra", "net/http", "a bundle's nodes are asked of a metadata service over HTTPS"},
 	{"proxy/config", "net/netip", "addresses are values"},
 	{"proxy/route", "net/netip", "addresses are values"},
 	{"appliance/rollout", "net/netip", "addresses are values"},

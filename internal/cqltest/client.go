@@ -2,6 +2,7 @@ package cqltest
 
 import (
 	"bytes"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -57,6 +58,7 @@ func (a Answer) Message() message.Message {
 type Login struct {
 	Version            primitive.ProtocolVersion
 	Username, Password string
+	TLS                *tls.Config // nil is plain TCP
 }
 
 // Dial connects, logs in, and closes the connection when the test ends. It
@@ -76,6 +78,9 @@ func Connect(t testing.TB, address string, login Login) (*Client, error) {
 	nc, err := net.DialTimeout("tcp", address, waitLimit)
 	if err != nil {
 		return nil, err
+	}
+	if login.TLS != nil {
+		nc = tls.Client(nc, login.TLS)
 	}
 	if login.Version == 0 {
 		login.Version = primitive.ProtocolVersion4

@@ -2,6 +2,7 @@ package cqltest
 
 import (
 	"bytes"
+	"crypto/tls"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -55,7 +56,11 @@ func (c *conn) close() {
 }
 
 func (c *conn) reset() {
-	if tc, ok := c.nc.(*net.TCPConn); ok {
+	nc := c.nc
+	if secure, ok := nc.(*tls.Conn); ok {
+		nc = secure.NetConn()
+	}
+	if tc, ok := nc.(*net.TCPConn); ok {
 		tc.SetLinger(0) // makes Close send RST
 	}
 	c.close()

@@ -3,6 +3,7 @@ package cqltest
 import (
 	"bytes"
 	"crypto/md5"
+	"crypto/tls"
 	"net"
 	"net/netip"
 	"slices"
@@ -36,6 +37,8 @@ type Options struct {
 	// Salt makes this node's prepared ids differ from those of other nodes for
 	// the same text (Cassandra's own are the MD5 of keyspace and text).
 	Salt string
+	// TLS makes the node speak TLS; nil is plain TCP.
+	TLS *tls.Config
 	// Lenient accepts malformed frames and stream ids that are reused too early
 	// instead of failing the test.
 	Lenient bool
@@ -134,6 +137,13 @@ func (n *Node) Host() string { return n.Addr().Addr().String() }
 
 // Port is the port.
 func (n *Node) Port() int { return int(n.Addr().Port()) }
+
+// HostID is the node's host id as text.
+func (n *Node) HostID() string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.opts.HostID.String()
+}
 
 // Handle makes f decide about every request from now on, those of the
 // handshake and of control connections too; nil removes it. f runs in the
@@ -388,6 +398,9 @@ func (n *Node) accept(l net.Listener) {
 			continue
 		}
 		n.accepted++
+		if n.opts.TLS != nil {
+			nc = tls.Server(nc, n.opts.TLS)
+		}
 		c := newConn(n, nc, n.accepted)
 		n.conns[c] = struct{}{}
 		n.signal()

@@ -71,7 +71,47 @@ func (c *Config) checkCluster(p *problems, side phase.Side, complete bool) {
 	case complete && !cl.Password.IsSet() && cl.Username != "":
 		p.add("%s: missing while %s is given; give both or neither", key("password"), key("username"))
 	}
-	checkPair(p, key("tls_client_cert_path"), cl.TLS.Cert, key("tls_client_key_path"), cl.TLS.Key)
+	c.checkClusterTLS(p, side, key)
+}
+
+// checkClusterTLS takes an authority alone, or all three files.
+func (c *Config) checkClusterTLS(p *problems, side phase.Side, key func(string) string) {
+	cl := &c.Clusters[side]
+	ca, cert, pem := key("tls_server_ca_path"), key("tls_client_cert_path"), key("tls_client_key_path")
+	if cl.SecureConnectBundle != "" {
+		for _, name := range []string{ca, cert, pem, key("tls_verify_hostname")} {
+			if c.given[name] && (name != key("tls_verify_hostname") || cl.VerifyHostname) {
+				p.add("%s: comes from %s; leave it out", name, key("secure_connect_bundle_path"))
+			}
+		}
+		return
+	}
+	checkPair(p, cert, cl.TLS.Cert, pem, cl.TLS.Key)
+	switch {
+	case cl.TLS.On() && cl.TLS.CA == "":
+		p.add("%s: missing for TLS to %s; give the authority that signs the nodes' certificates", ca, side)
+	case !cl.TLS.On() && cl.VerifyHostname:
+		p.add("%s: has no meaning without TLS to %s; give %s, or leave it out", key("tls_verify_hostname"), side, ca)
+	case cl.TLS.On() && !cl.VerifyHostname:
+		c.warn("%s: false, so whoever has any certificate of the authorities in %s can pass for a node of %s; set it to true if the certificates are for the nodes' addresses or contact points",
+			key("tls_verify_hostname"), ca, side)
+	}
+}
+
+// checkListenTLS takes all three files or none.
+func (c *Config) checkListenTLS(p *problems) {
+	l := c.Listen
+	if !l.TLS.On() {
+		if l.RequireClientAuth {
+			p.add("proxy_tls_require_client_auth: has no meaning without TLS to clients; give proxy_tls_ca_path, proxy_tls_cert_path and proxy_tls_key_path, or leave it out")
+		}
+		return
+	}
+	for _, f := range []struct{ key, path string }{{"proxy_tls_ca_path", l.TLS.CA}, {"proxy_tls_cert_path", l.TLS.Cert}, {"proxy_tls_key_path", l.TLS.Key}} {
+		if f.path == "" {
+			p.add("%s: missing for TLS to clients; give proxy_tls_ca_path, proxy_tls_cert_path and proxy_tls_key_path, or none of them", f.key)
+		}
+	}
 }
 
 func checkPair(p *problems, certKey, cert, keyKey, key string) {
@@ -126,7 +166,7 @@ func (c *Config) checkRest(p *problems) {
 	if l, m := c.Listen, c.Metrics; m.Enabled && l.Port != 0 && l.Port == m.Port && l.Address == m.Address {
 		p.add("metrics_port: %d is also proxy_listen_port; choose another", m.Port)
 	}
-	checkPair(p, "proxy_tls_cert_path", c.Listen.TLS.Cert, "proxy_tls_key_path", c.Listen.TLS.Key)
+	c.checkListenTLS(p)
 	if c.MaxProtocolVersion == Version2 {
 		p.add("control_conn_max_protocol_version: 2 is below 3; give 3 or above")
 	}

@@ -57,8 +57,8 @@ type Config struct {
 
 // Cluster is how one side is reached.
 type Cluster struct {
-	// ContactPoints are host names or addresses, without port; never empty
-	// after Parse.
+	// ContactPoints are host names or addresses, without port; after Parse never
+	// empty, but for a bundle.
 	ContactPoints []string
 	Port          int
 	// SecureConnectBundle is the path of an Astra bundle, "" without one.
@@ -69,6 +69,9 @@ type Cluster struct {
 	Password        secret.String
 	ConnectTimeout  time.Duration
 	TLS             TLSFiles
+	// VerifyHostname: a node's certificate must be for its address or a contact
+	// point. Only with TLS.
+	VerifyHostname bool
 	// AssignHosts spreads requests over the nodes of the data centre; without it
 	// only the contact points are used.
 	AssignHosts bool
@@ -76,6 +79,9 @@ type Cluster struct {
 
 // TLSFiles are paths of PEM files; all "" means plain TCP.
 type TLSFiles struct{ CA, Cert, Key string }
+
+// On reports whether the leg uses TLS.
+func (f TLSFiles) On() bool { return f != TLSFiles{} }
 
 // Topology is what drivers are told of the proxies.
 type Topology struct {

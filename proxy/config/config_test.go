@@ -143,18 +143,25 @@ func TestParseTellsWhatIsWrongAndWhatToDo(t *testing.T) {
 		{"one port for two", []string{"metrics_port", "14002"}, []string{"metrics_port: 14002 is also proxy_listen_port; choose another"}},
 		{"data centre without host assignment", []string{"target_local_datacenter", "dc1", "target_enable_host_assignment", "false"}, []string{
 			"target_local_datacenter: has no meaning with target_enable_host_assignment false; leave one of them out"}},
-		{"bundle", []string{"target_secure_connect_bundle_path", "/b.zip", "target_contact_points", "-"}, []string{
-			"target_secure_connect_bundle_path: a secure connect bundle is not supported yet; give target_contact_points of a cluster that takes plain TCP"}},
 		{"bundle beside contact points", []string{"target_secure_connect_bundle_path", "/b.zip"}, []string{
-			"target_secure_connect_bundle_path: a secure connect bundle is not supported yet; give target_contact_points of a cluster that takes plain TCP",
 			"target_secure_connect_bundle_path: cannot be given together with target_contact_points; leave one of them out"}},
-		{"TLS to a cluster", []string{"origin_tls_server_ca_path", "/ca.pem"}, []string{
-			"origin_tls_server_ca_path: TLS to origin is not supported yet; leave it out, and reach the cluster over plain TCP"}},
-		{"TLS to clients, half", []string{"proxy_tls_cert_path", "/c.pem"}, []string{
-			"proxy_tls_cert_path: TLS to clients is not supported yet; leave it out, and let clients use plain TCP",
-			"proxy_tls_key_path: missing while proxy_tls_cert_path is given; give both or neither"}},
-		{"client certificates", []string{"proxy_tls_require_client_auth", "true"}, []string{
-			"proxy_tls_require_client_auth: TLS to clients is not supported yet; leave it out, and let clients use plain TCP"}},
+		{"bundle beside a data centre", []string{"target_secure_connect_bundle_path", "/b.zip", "target_contact_points", "-", "target_local_datacenter", "dc1"}, []string{
+			"target_local_datacenter: comes from target_secure_connect_bundle_path; leave it out"}},
+		{"bundle beside TLS files", []string{"target_secure_connect_bundle_path", "/b.zip", "target_contact_points", "-", "target_tls_server_ca_path", "/ca.pem", "target_tls_verify_hostname", "true"}, []string{
+			"target_tls_server_ca_path: comes from target_secure_connect_bundle_path; leave it out",
+			"target_tls_verify_hostname: comes from target_secure_connect_bundle_path; leave it out"}},
+		{"certificate for a cluster without authority and key", []string{"origin_tls_client_cert_path", "/c.pem"}, []string{
+			"origin_tls_client_key_path: missing while origin_tls_client_cert_path is given; give both or neither",
+			"origin_tls_server_ca_path: missing for TLS to origin; give the authority that signs the nodes' certificates"}},
+		{"key for a cluster without certificate", []string{"origin_tls_client_key_path", "/k.pem", "origin_tls_server_ca_path", "/ca.pem"}, []string{
+			"origin_tls_client_cert_path: missing while origin_tls_client_key_path is given; give both or neither"}},
+		{"host names without TLS", []string{"origin_tls_verify_hostname", "true"}, []string{
+			"origin_tls_verify_hostname: has no meaning without TLS to origin; give origin_tls_server_ca_path, or leave it out"}},
+		{"TLS to clients, a third", []string{"proxy_tls_cert_path", "/c.pem"}, []string{
+			"proxy_tls_ca_path: missing for TLS to clients; give proxy_tls_ca_path, proxy_tls_cert_path and proxy_tls_key_path, or none of them",
+			"proxy_tls_key_path: missing for TLS to clients; give proxy_tls_ca_path, proxy_tls_cert_path and proxy_tls_key_path, or none of them"}},
+		{"client certificates without TLS", []string{"proxy_tls_require_client_auth", "true"}, []string{
+			"proxy_tls_require_client_auth: has no meaning without TLS to clients; give proxy_tls_ca_path, proxy_tls_cert_path and proxy_tls_key_path, or leave it out"}},
 		{"now()", []string{"replace_cql_functions", "true"}, []string{
 			"replace_cql_functions: replacing now() is not supported yet; leave it false, and let the application make such values, since now() differs between the clusters"}},
 	} {
@@ -258,6 +265,31 @@ func TestAProxyAloneShowsItsListenAddress(t *testing.T) {
 	c := mustParse(t, minimal("proxy_listen_address", "10.9.8.7"))
 	if got := fmt.Sprint(c.Topology.Addresses); got != "[10.9.8.7]" {
 		t.Errorf("topology is %s, want [10.9.8.7]", got)
+	}
+}
+
+func TestEveryWholeSetOfTLSFilesIsTaken(t *testing.T) {
+	t.Parallel()
+	for _, changes := range [][]string{
+		{"origin_tls_server_ca_path", "/ca.pem", "origin_tls_verify_hostname", "true"},
+		{"origin_tls_server_ca_path", "/ca.pem", "origin_tls_client_cert_path", "/c.pem", "origin_tls_client_key_path", "/k.pem", "origin_tls_verify_hostname", "true"},
+		{"proxy_tls_ca_path", "/ca.pem", "proxy_tls_cert_path", "/c.pem", "proxy_tls_key_path", "/k.pem"},
+		{"proxy_tls_ca_path", "/ca.pem", "proxy_tls_cert_path", "/c.pem", "proxy_tls_key_path", "/k.pem", "proxy_tls_require_client_auth", "true"},
+		{"target_contact_points", "-", "target_secure_connect_bundle_path", "/b.zip"},
+	} {
+		if c := mustParse(t, minimal(changes...)); len(c.Warnings()) != 0 {
+			t.Errorf("%v: warnings %q, want none", changes, c.Warnings())
+		}
+	}
+}
+
+func TestTLSWithoutHostNamesIsWarnedOf(t *testing.T) {
+	t.Parallel()
+	c := mustParse(t, minimal("target_tls_server_ca_path", "/ca.pem"))
+	want := []string{"target_tls_verify_hostname: false, so whoever has any certificate of the authorities in target_tls_server_ca_path can pass for a node of target; " +
+		"set it to true if the certificates are for the nodes' addresses or contact points"}
+	if diff := cmp.Diff(want, c.Warnings()); diff != "" {
+		t.Errorf("warnings (-want +got):\n%s", diff)
 	}
 }
 

@@ -131,39 +131,37 @@ func clusterSettings(side phase.Side) []Setting {
 	prefix := strings.ToUpper(side.String()) + "_"
 	name := strings.ToUpper(side.String()[:1]) + side.String()[1:]
 	cl := func(c *Config) *Cluster { return &c.Clusters[side] }
-	noTLS := func(s Setting) Setting {
-		return refused(s, "TLS to "+side.String(), "leave it out, and reach the cluster over plain TCP")
-	}
 	return []Setting{
 		list(prefix+"CONTACT_POINTS", "", "Host names or addresses of some nodes of "+name+", without port.", "hosts",
 			func(c *Config) value { return hostsValue(&cl(c).ContactPoints) }),
 		port(prefix+"PORT", 9042, 1, "CQL port of all nodes of "+name+".", func(c *Config) *int { return &cl(c).Port }),
-		refused(text(prefix+"SECURE_CONNECT_BUNDLE_PATH", "", "Path of an Astra secure connect bundle; instead of contact points.", func(c *Config) *string { return &cl(c).SecureConnectBundle }),
-			"a secure connect bundle", "give "+strings.ToLower(prefix)+"contact_points of a cluster that takes plain TCP"),
+		text(prefix+"SECURE_CONNECT_BUNDLE_PATH", "", "Path of an Astra secure connect bundle (zip); instead of contact points, data centre and TLS files. It is read again when it changes.",
+			func(c *Config) *string { return &cl(c).SecureConnectBundle }),
 		text(prefix+"LOCAL_DATACENTER", "", "Data centre of "+name+" to use. Not set means that of the first node that answers.", func(c *Config) *string { return &cl(c).LocalDatacenter }),
 		text(prefix+"USERNAME", "", "User of the proxy itself on "+name+". Not set means no authentication.", func(c *Config) *string { return &cl(c).Username }),
 		hidden(prefix+"PASSWORD", "Password of "+prefix+"USERNAME.", func(c *Config) *secret.String { return &cl(c).Password }),
 		millis(prefix+"CONNECTION_TIMEOUT_MS", 30000, "Bound for opening a connection to a node of "+name+", login included.", func(c *Config) *time.Duration { return &cl(c).ConnectTimeout }),
-		noTLS(text(prefix+"TLS_SERVER_CA_PATH", "", "PEM file of the authorities that sign the nodes' certificates.", func(c *Config) *string { return &cl(c).TLS.CA })),
-		noTLS(text(prefix+"TLS_CLIENT_CERT_PATH", "", "PEM file of the certificate that the proxy shows.", func(c *Config) *string { return &cl(c).TLS.Cert })),
-		noTLS(text(prefix+"TLS_CLIENT_KEY_PATH", "", "PEM file of its key.", func(c *Config) *string { return &cl(c).TLS.Key })),
+		text(prefix+"TLS_SERVER_CA_PATH", "", "PEM file of the authorities that sign the nodes' certificates; turns TLS to "+name+" on. The file is read again when it changes.",
+			func(c *Config) *string { return &cl(c).TLS.CA }),
+		text(prefix+"TLS_CLIENT_CERT_PATH", "", "PEM file of the certificate that the proxy shows, for nodes that ask for one; read again when it changes.", func(c *Config) *string { return &cl(c).TLS.Cert }),
+		text(prefix+"TLS_CLIENT_KEY_PATH", "", "PEM file of its key, not encrypted.", func(c *Config) *string { return &cl(c).TLS.Key }),
+		ours(boolean(prefix+"TLS_VERIFY_HOSTNAME", false, "Whether a node's certificate must be for its address or for a name in "+prefix+"CONTACT_POINTS; the system's authorities are then trusted too. "+
+			"Without, as in ZDM, any certificate of the given authorities is taken for any node.", func(c *Config) *bool { return &cl(c).VerifyHostname })),
 	}
 }
 
 func listenSettings() []Setting {
-	noTLS := func(s Setting) Setting {
-		return refused(s, "TLS to clients", "leave it out, and let clients use plain TCP")
-	}
 	return []Setting{
 		text("PROXY_LISTEN_ADDRESS", "localhost", "Address on which clients are served.", func(c *Config) *string { return &c.Listen.Address }),
 		port("PROXY_LISTEN_PORT", 14002, 0, "Port on which clients are served; 0 takes any free one.", func(c *Config) *int { return &c.Listen.Port }),
 		millis("PROXY_REQUEST_TIMEOUT_MS", 10000, "Time after which a request that a cluster has not answered gets a time-out error.", func(c *Config) *time.Duration { return &c.Listen.RequestTimeout }),
 		integer("PROXY_MAX_CLIENT_CONNECTIONS", 1000, 1, 1_000_000, "Clients served at once; one more is closed at once.", func(c *Config) *int { return &c.Listen.MaxClients }),
 		integer("PROXY_MAX_STREAM_IDS", 2048, 1, 32768, "Requests in flight of one client connection; over it OVERLOADED.", func(c *Config) *int { return &c.Listen.MaxStreamIDs }),
-		noTLS(text("PROXY_TLS_CA_PATH", "", "PEM file of the authorities that sign clients' certificates.", func(c *Config) *string { return &c.Listen.TLS.CA })),
-		noTLS(text("PROXY_TLS_CERT_PATH", "", "PEM file of the certificate shown to clients.", func(c *Config) *string { return &c.Listen.TLS.Cert })),
-		noTLS(text("PROXY_TLS_KEY_PATH", "", "PEM file of its key.", func(c *Config) *string { return &c.Listen.TLS.Key })),
-		noTLS(boolean("PROXY_TLS_REQUIRE_CLIENT_AUTH", false, "Whether clients must show a certificate.", func(c *Config) *bool { return &c.Listen.RequireClientAuth })),
+		text("PROXY_TLS_CA_PATH", "", "PEM file of the authorities that sign clients' certificates. This and the next two, all given, turn TLS to clients on; the files are read again when they change.",
+			func(c *Config) *string { return &c.Listen.TLS.CA }),
+		text("PROXY_TLS_CERT_PATH", "", "PEM file of the certificate shown to clients, with those between it and the authority.", func(c *Config) *string { return &c.Listen.TLS.Cert }),
+		text("PROXY_TLS_KEY_PATH", "", "PEM file of its key, not encrypted.", func(c *Config) *string { return &c.Listen.TLS.Key }),
+		boolean("PROXY_TLS_REQUIRE_CLIENT_AUTH", false, "Whether clients must show a certificate of one of these authorities; names in it are not looked at.", func(c *Config) *bool { return &c.Listen.RequireClientAuth }),
 	}
 }
 

@@ -254,14 +254,14 @@ func (c *Cluster) connect(ctx context.Context, n Node, key Key) (net.Conn, error
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
-	nc, err := c.control.cfg.Dial(ctx, n.Addr.String())
+	nc, err := c.control.cfg.Dial(ctx, n.Name())
 	if err != nil {
-		return nil, fmt.Errorf("dial %s node %s: %w", c.side, n.Addr, err)
+		return nil, fmt.Errorf("dial %s node %s: %w", c.side, n.Name(), err)
 	}
 	h := Handshake{Version: key.Version, Username: key.Username, Password: key.Password, Keyspace: key.Keyspace}
 	if _, err := h.Run(ctx, nc); err != nil {
 		_ = nc.Close()
-		return nil, fmt.Errorf("%s node %s: %w", c.side, n.Addr, err)
+		return nil, fmt.Errorf("%s node %s: %w", c.side, n.Name(), err)
 	}
 	return nc, nil
 }

@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,7 +10,6 @@ import (
 	"net"
 	"net/netip"
 	"slices"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,6 +20,7 @@ import (
 	"github.com/zdmproject/terraform-provider-zdm/cql/frame"
 	"github.com/zdmproject/terraform-provider-zdm/internal/secret"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/control"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/endpoint"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
 )
 
@@ -57,7 +58,14 @@ type ControlConfig struct {
 
 	// Dial opens a connection to host:port; nil means TCP.
 	Dial func(ctx context.Context, addr string) (net.Conn, error)
-	Log  *slog.Logger
+	// Lookup is for nodes behind a router that knows them by host id; nil
+	// otherwise. It stands in for ContactPoints and Datacenter, and is asked
+	// before each round over the nodes. Dial then gets a host id.
+	Lookup func(ctx context.Context) (hostIDs []string, datacenter string, err error)
+	// Advise is what to do about an error of Dial or Lookup, "" for an error of
+	// another kind; nil has no advice.
+	Advise func(error) string
+	Log    *slog.Logger
 	// OnTopology is called by the goroutine of Serve with the first topology
 	// and with each one that differs from the one before.
 	OnTopology func(*Topology)
@@ -85,11 +93,13 @@ type Control struct {
 	lastError string
 	failures  int
 	down      map[netip.AddrPort]bool // nodes that events called down
+
+	datacenter string // of Lookup
 }
 
 // NewControl checks the configuration; Serve does the work.
 func NewControl(cfg ControlConfig) (*Control, error) {
-	if len(cfg.ContactPoints) == 0 {
+	if len(cfg.ContactPoints) == 0 && cfg.Lookup == nil {
 		return nil, fmt.Errorf("%s control connection: no contact points", cfg.Side)
 	}
 	if cfg.Port < 1 || cfg.Port > 65535 {
@@ -107,6 +117,9 @@ func NewControl(cfg ControlConfig) (*Control, error) {
 		cfg.Dial = func(ctx context.Context, addr string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "tcp", addr)
 		}
+	}
+	if cfg.Advise == nil {
+		cfg.Advise = func(error) string { return "" }
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
@@ -150,7 +163,7 @@ func (c *Control) Status() control.Cluster {
 	defer c.mu.Unlock()
 	s := control.Cluster{Connected: c.link != nil, Since: c.since, LastError: c.lastError}
 	if c.link != nil {
-		s.Node = c.link.node.String()
+		s.Node = endpoint.Name(c.link.node)
 	}
 	if t := c.topology.Load(); t != nil {
 		s.ClusterName, s.ReleaseVersion, s.Datacenter, s.SchemaVersion = t.ClusterName, t.Release, t.Datacenter, t.SchemaVersion
@@ -241,7 +254,7 @@ func (c *Control) opened(l *link, t *Topology) {
 	c.link, c.since, c.failures = l, time.Now(), 0
 	clear(c.down)
 	c.mu.Unlock()
-	c.log.Info("control connection open", "node", l.node.String(), "protocol", int(l.version),
+	c.log.Info("control connection open", "node", endpoint.Name(l.node), "protocol", int(l.version),
 		"cluster_name", t.ClusterName, "datacenter", t.Datacenter, "nodes", len(t.Nodes), "release", t.Release)
 }
 
@@ -285,7 +298,7 @@ func (c *Control) watch(ctx context.Context, l *link) error {
 		case <-ctx.Done():
 			return nil
 		case <-l.done:
-			return fmt.Errorf("node %s: connection lost: %w", l.node, l.err)
+			return fmt.Errorf("node %s: connection lost: %w", endpoint.Name(l.node), l.err)
 		case <-c.changed:
 			if refresh == nil || settle > refreshDelay {
 				settle = refreshDelay
@@ -294,12 +307,12 @@ func (c *Control) watch(ctx context.Context, l *link) error {
 		case <-refresh:
 			refresh = nil
 			if err := c.refresh(ctx, l); err != nil {
-				return fmt.Errorf("node %s: %w", l.node, err)
+				return fmt.Errorf("node %s: %w", endpoint.Name(l.node), err)
 			}
 			again()
 		case <-heartbeat.C:
 			if _, err := l.ask(ctx, &message.Options{}); err != nil {
-				return fmt.Errorf("node %s: heartbeat: %w", l.node, err)
+				return fmt.Errorf("node %s: heartbeat: %w", endpoint.Name(l.node), err)
 			}
 			if beats++; beats%refreshBeats == 0 && refresh == nil {
 				settle = refreshDelay
@@ -330,9 +343,15 @@ func (c *Control) refresh(ctx context.Context, l *link) error {
 }
 
 func (c *Control) build(l *link, local, peers *message.RowsResult) (*Topology, error) {
+	c.mu.Lock()
+	datacenter := c.datacenter
+	c.mu.Unlock()
+	if c.cfg.Lookup == nil {
+		datacenter = c.cfg.Datacenter
+	}
 	t, warnings, err := topologySource{
 		local: local, peers: peers, contact: l.node, version: l.version, authenticator: l.authenticator,
-		datacenter: c.cfg.Datacenter, assignHosts: c.cfg.AssignHosts, name: c.cfg.Side.String(),
+		datacenter: datacenter, assignHosts: c.cfg.AssignHosts, name: c.cfg.Side.String(),
 	}.build()
 	if err != nil {
 		return nil, err
@@ -409,6 +428,22 @@ func (c *Control) candidates(ctx context.Context, last netip.AddrPort) ([]netip.
 		rand.Shuffle(len(nodes), func(i, j int) { nodes[i], nodes[j] = nodes[j], nodes[i] })
 	}
 	var problems []error
+	if c.cfg.Lookup != nil {
+		ids, datacenter, err := c.cfg.Lookup(ctx)
+		for _, id := range ids {
+			e, bad := endpoint.FromHostID(id)
+			if err = cmp.Or(err, bad); bad == nil {
+				nodes = append(nodes, e)
+			}
+		}
+		if err != nil {
+			problems = append(problems, err)
+		} else {
+			c.mu.Lock()
+			c.datacenter = datacenter
+			c.mu.Unlock()
+		}
+	}
 	for _, point := range c.cfg.ContactPoints {
 		addrs := []netip.Addr{}
 		if addr, err := netip.ParseAddr(point); err == nil {
@@ -459,7 +494,7 @@ func (c *Control) connect(ctx context.Context, last netip.AddrPort) (*link, *Top
 		if ctx.Err() != nil {
 			return nil, nil, context.Cause(ctx)
 		}
-		failed = append(failed, fmt.Errorf("node %s: %w", node, err))
+		failed = append(failed, fmt.Errorf("node %s: %w", endpoint.Name(node), err))
 	}
 	return nil, nil, errors.Join(failed...)
 }
@@ -494,7 +529,7 @@ func (c *Control) open(ctx context.Context, node netip.AddrPort, patience time.D
 // version needs a connection of its own.
 func (c *Control) dial(ctx context.Context, node netip.AddrPort, onEvent func(message.Message, []byte)) (*link, error) {
 	for v := c.cfg.MaxVersion; ; v-- {
-		nc, err := c.cfg.Dial(ctx, net.JoinHostPort(node.Addr().String(), strconv.Itoa(int(node.Port()))))
+		nc, err := c.cfg.Dial(ctx, endpoint.Name(node))
 		if err != nil {
 			return nil, err
 		}

@@ -12,6 +12,7 @@ import (
 	"github.com/datastax/go-cassandra-native-protocol/message"
 
 	"github.com/zdmproject/terraform-provider-zdm/cql/frame"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/endpoint"
 )
 
 // Prove shows that the cluster can be used now: it opens a fresh connection,
@@ -35,7 +36,7 @@ func (c *Control) prove(ctx context.Context) error {
 		if err == nil {
 			return nil
 		}
-		failed = append(failed, fmt.Errorf("node %s: %w", node, err))
+		failed = append(failed, fmt.Errorf("node %s: %w", endpoint.Name(node), err))
 		var refused *NodeError
 		if errors.As(err, &refused) || ctx.Err() != nil {
 			break // the next node would say the same
@@ -67,6 +68,9 @@ func (c *Control) explain(err error) string {
 // advice is the next thing to try, in the words of the settings.
 func (c *Control) advice(err error) string {
 	side := c.cfg.Side.String()
+	if text := c.cfg.Advise(err); text != "" {
+		return text
+	}
 	var (
 		node    *NodeError
 		lookup  *net.DNSError

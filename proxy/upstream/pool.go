@@ -236,8 +236,8 @@ func (p *Pool) keep(ctx context.Context, m *member, nc net.Conn) {
 		}
 		opened := time.Now()
 		c := newConn(nc, ConnOptions{
-			Side: p.cluster.side, Node: m.node.Addr.String(), Keyspace: p.key.Keyspace, Version: p.key.Version,
-			Timeout: p.cluster.opts.RequestTimeout, Meter: p.cluster.opts.Meter(p.cluster.side, m.node.Addr.String()),
+			Side: p.cluster.side, Node: m.node.Name(), Keyspace: p.key.Keyspace, Version: p.key.Version,
+			Timeout: p.cluster.opts.RequestTimeout, Meter: p.cluster.opts.Meter(p.cluster.side, m.node.Name()),
 		})
 		nc = nil
 		if failing {
@@ -289,7 +289,7 @@ func (p *Pool) note(ctx context.Context, m *member, failing *bool, err error) {
 	*failing = err != nil
 	if err != nil {
 		p.lastErr = err
-		p.cluster.opts.ConnectFailed(p.cluster.side, m.node.Addr.String())
+		p.cluster.opts.ConnectFailed(p.cluster.side, m.node.Name())
 		var refused *NodeError
 		if errors.As(err, &refused) && refused.Code == frame.ErrBadCredentials {
 			p.verified = time.Time{}

@@ -13,6 +13,7 @@ import (
 	"github.com/datastax/go-cassandra-native-protocol/primitive"
 
 	"github.com/zdmproject/terraform-provider-zdm/cql/frame"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/endpoint"
 )
 
 // Node is one node of a cluster.
@@ -23,6 +24,9 @@ type Node struct {
 	Rack       string
 	Release    string
 }
+
+// Name is what the node is called in logs, errors and metrics, and dialled by.
+func (n Node) Name() string { return endpoint.Name(n.Addr) }
 
 // Topology is a cluster as one of its nodes described it. It is immutable.
 type Topology struct {
@@ -108,7 +112,7 @@ func (s topologySource) build() (*Topology, []string, error) {
 	local := rowOf(s.local, 0)
 	own := Node{
 		HostID:     local.uuid("host_id"),
-		Addr:       netip.AddrPortFrom(local.address("rpc_address", "broadcast_address", "listen_address"), s.contact.Port()),
+		Addr:       s.endpoint(local, "rpc_address", "broadcast_address", "listen_address"),
 		Datacenter: local.text("data_center"),
 		Rack:       local.text("rack"),
 		Release:    local.text("release_version"),
@@ -168,7 +172,7 @@ func (s topologySource) readPeers() []Node {
 		r := rowOf(s.peers, i)
 		n := Node{
 			HostID:     r.uuid("host_id"),
-			Addr:       netip.AddrPortFrom(r.address("rpc_address", "peer"), s.contact.Port()),
+			Addr:       s.endpoint(r, "rpc_address", "peer"),
 			Datacenter: r.text("data_center"),
 			Rack:       r.text("rack"),
 			Release:    r.text("release_version"),
@@ -180,6 +184,16 @@ func (s topologySource) readPeers() []Node {
 		}
 	}
 	return nodes
+}
+
+// endpoint is where a node is reached: at one of the addresses in its row, or
+// by its host id if the contact was.
+func (s topologySource) endpoint(r systemRow, columns ...string) netip.AddrPort {
+	if endpoint.IsHostID(s.contact) {
+		e, _ := endpoint.FromHostID(r.uuid("host_id")) // without one the node is left out
+		return e
+	}
+	return netip.AddrPortFrom(r.address(columns...), s.contact.Port())
 }
 
 func datacenters(nodes []Node) []string {
