@@ -135,21 +135,6 @@ func (a *application) awaitHealthy() {
 	})
 }
 
-// awaitHost waits until the driver uses an instance (again).
-func (a *application) awaitHost(in *instance) time.Duration {
-	a.t.Helper()
-	began := time.Now()
-	a.meter.Take()
-	// gocql looks after a host that it takes for dead once a minute.
-	eventually(a.t, 2*patience, "requests through "+in.Name, func() error {
-		if w := a.meter.Take()[in.ListenAddress]; w.Requests > w.Failures {
-			return nil
-		}
-		return errors.New("the driver sends it none")
-	})
-	return time.Since(began)
-}
-
 // conclude ends the load and proves what holds after every fault: each request
 // has ended with an answer or a closed connection, each acknowledged write is on
 // both clusters, no read was wrong, and the instances hold nothing.

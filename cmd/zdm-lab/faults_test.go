@@ -158,6 +158,7 @@ func (f *fleet) wander(t *testing.T, app *application) (end func()) {
 func killProxy(t *testing.T, f *fleet, app *application, steady bool) {
 	in := f.all[0]
 	before := in.status(t)
+	app.meter.Take()
 	struck := time.Now()
 	pid, err := in.KillProxy(t.Context())
 	if err != nil {
@@ -168,6 +169,11 @@ func killProxy(t *testing.T, f *fleet, app *application, steady bool) {
 	in.awaitServing(t, pid)
 	t.Logf("killed proxy: its port answers again after %s, serving and ready after %s", ms(port), ms(time.Since(struck)))
 	app.awaitHealthy()
+	// The driver comes back to the killed one when it likes, which may be after
+	// a minute.
+	if other := app.meter.Take()[f.all[1].ListenAddress]; other.Requests == 0 || other.Failures > 0 {
+		t.Errorf("the other instance served %d requests, of which %d failed; want some, and none", other.Requests, other.Failures)
+	}
 
 	after := in.status(t)
 	if after.Restarts != before.Restarts+1 || after.Generation != before.Generation {
