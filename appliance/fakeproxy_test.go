@@ -69,7 +69,7 @@ func runFake(socket string) int {
 	mux.HandleFunc("POST "+control.PathServe, f.serve)
 	mux.HandleFunc("POST "+control.PathDrain, f.drain)
 	mux.HandleFunc("POST "+control.PathHandover, f.handover)
-	go http.Serve(l, mux) //nolint:errcheck // ends with the process
+	go http.Serve(l, mux)
 	fmt.Println("fake proxy is idle")
 	term := make(chan os.Signal, 1)
 	signal.Notify(term, syscall.SIGTERM)
@@ -117,8 +117,7 @@ func (f *fake) config(w http.ResponseWriter, r *http.Request) {
 	case hostAway:
 		f.st.State, f.st.Ready, f.st.NotReady = control.Connecting, false, []string{"origin: dial away.example: no such host"}
 	case hostCrash:
-		fmt.Println("panic: the fake was told to crash")
-		os.Exit(3)
+		crash()
 	}
 	f.replyLocked(w, nil)
 }
@@ -297,4 +296,10 @@ func takeOver(socket string) (*net.TCPListener, error) {
 		return nil, err
 	}
 	return l.(*net.TCPListener), nil
+}
+
+// crash ends the process in the middle of whatever it does.
+func crash() {
+	fmt.Println("panic: the fake was told to crash")
+	os.Exit(3)
 }

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -132,7 +133,7 @@ func (s *Server) Adopt(ctx context.Context, m control.Message, nc net.Conn) erro
 	ses := s.newSession(nc)
 	st := m.Session
 	ses.version, ses.driver = frame.Version(st.Version), st.Driver
-	src := &unread{bytes: st.Unread, Conn: ses.nc}
+	src := &unread{bytes: bytes.Clone(st.Unread), Conn: ses.nc}
 	ses.in = frame.NewReader(src, frame.MaxBody)
 	var ok bool
 	if ses.compression, ok = frame.ParseCompression(st.Compression); !ok {

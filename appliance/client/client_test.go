@@ -114,7 +114,7 @@ func TestAnswersOfSomethingElseAreNotBelieved(t *testing.T) {
 		answer http.HandlerFunc
 		want   string
 	}{
-		{"an error page", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "<html>", 502) }, "without a problem document"},
+		{"an error page", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "<html>", http.StatusBadGateway) }, "without a problem document"},
 		{"a redirect", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/login", http.StatusFound) }, "302"},
 		{"a page", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "<html>") }, "compare the versions"},
 	} {

@@ -29,7 +29,7 @@ func (p *execProcess) watch() error {
 	p.release = func() { file.Close() }
 	p.signal = func(s syscall.Signal) error {
 		var sent error
-		if err := raw.Control(func(fd uintptr) { sent = unix.PidfdSendSignal(int(fd), unix.Signal(s), nil, 0) }); err != nil {
+		if err := raw.Control(func(fd uintptr) { sent = unix.PidfdSendSignal(int(fd), s, nil, 0) }); err != nil {
 			return os.ErrProcessDone
 		}
 		return sent

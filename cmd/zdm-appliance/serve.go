@@ -78,7 +78,7 @@ func (o *serveOptions) serve(ctx context.Context, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	defer records.Close()
+	defer func() { _ = records.Close() }() // what it holds is on disk
 	maker, err := supervise.NewExec(o.run, o.binary, func(socket string) []string { return []string{"-control", socket} }, environment(os.Environ()))
 	if err != nil {
 		return err
