@@ -22,7 +22,14 @@ type Config struct {
 	Seeds   []string
 	Token   string
 	Dir     string // the node's folder
+	// TLS makes clients use TLS and show a certificate; nil is plain TCP. Not
+	// for 4.0.
+	TLS *TLS
 }
+
+// TLS is the PEM files of a node: its key with its certificate, in one, and the
+// authorities of clients.
+type TLS struct{ KeyAndCert, Authorities string }
 
 // Ports of every node; each has an address of its own.
 const (
@@ -82,6 +89,16 @@ concurrent_reads: 8
 concurrent_writes: 8
 concurrent_counter_writes: 4
 concurrent_compactors: 1
+{{- with .TLS}}
+client_encryption_options:
+  enabled: true
+  optional: false
+  require_client_auth: true
+  ssl_context_factory:
+    class_name: org.apache.cassandra.security.PEMBasedSslContextFactory
+  keystore: '{{.KeyAndCert}}'
+  truststore: '{{.Authorities}}'
+{{- end}}
 {{- if .Old41}}
 commitlog_segment_size_in_mb: 32
 commitlog_total_space_in_mb: 256
