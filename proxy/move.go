@@ -10,6 +10,7 @@ import (
 
 	"github.com/zdmproject/terraform-provider-zdm/cql/frame"
 	"github.com/zdmproject/terraform-provider-zdm/cql/scan"
+	"github.com/zdmproject/terraform-provider-zdm/internal/nbio"
 	"github.com/zdmproject/terraform-provider-zdm/internal/secret"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/control"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
@@ -133,7 +134,7 @@ func (s *Server) Adopt(ctx context.Context, m control.Message, nc net.Conn) erro
 	ses := s.newSession(nc)
 	st := m.Session
 	ses.version, ses.driver = frame.Version(st.Version), st.Driver
-	src := &unread{bytes: bytes.Clone(st.Unread), Conn: ses.nc}
+	src := nbio.Before(bytes.Clone(st.Unread), ses.nc)
 	ses.in = frame.NewReader(src, frame.MaxBody)
 	var ok bool
 	if ses.compression, ok = frame.ParseCompression(st.Compression); !ok {
@@ -212,29 +213,6 @@ func (s *Server) learn(c *control.Statement) {
 		}
 	}
 	s.cache.Put(st)
-}
-
-// unread is a connection of which some bytes were read by another process.
-type unread struct {
-	bytes []byte
-	net.Conn
-}
-
-func (u *unread) Read(p []byte) (int, error) {
-	if len(u.bytes) > 0 {
-		n := copy(p, u.bytes)
-		u.bytes = u.bytes[n:]
-		return n, nil
-	}
-	return u.Conn.Read(p)
-}
-
-// ReadLazily keeps what the connection below promises.
-func (u *unread) ReadLazily(buf func() []byte, release func()) (int, error) {
-	if lazy, ok := u.Conn.(frame.LazySource); ok && len(u.bytes) == 0 {
-		return lazy.ReadLazily(buf, release)
-	}
-	return u.Read(buf())
 }
 
 // move ends a drained session in one of two ways: its client goes on with the

@@ -115,7 +115,7 @@ func (s *Server) Status() control.Status {
 		Clients:  int(s.metrics.Clients.Load()),
 		Requests: s.metrics.Requests.Load(), Failures: s.metrics.Failures.Load(),
 		Origin: s.clusters[phase.Origin].Control().Status(), Target: s.clusters[phase.Target].Control().Status(),
-		NotReady: s.NotReady(), Errors: s.faults.last(),
+		NotReady: s.NotReady(), Errors: s.faults.Last(),
 	}
 	st.Phase, _ = s.Phase()
 	st.Ready = len(st.NotReady) == 0

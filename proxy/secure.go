@@ -38,7 +38,7 @@ func (s *session) handshakeTLS() error {
 	if advice := tlsconf.ClientAdvice(err); advice != "" {
 		err = fmt.Errorf("%w; %s", err, advice)
 	}
-	if skipped, log := s.srv.faults.add(err.Error()); log {
+	if skipped, log := s.srv.faults.Add(err.Error()); log {
 		s.srv.log.Warn("client refused", "cause", err, "others_since", skipped)
 	}
 	return err

@@ -13,6 +13,7 @@ import (
 	"github.com/zdmproject/terraform-provider-zdm/cql/frame"
 	"github.com/zdmproject/terraform-provider-zdm/internal/nbio"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/config"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/faults"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/metrics"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/prepared"
@@ -38,7 +39,7 @@ type Server struct {
 	cache     *prepared.Cache
 	routing   route.Options
 	blocked   map[frame.Version]bool
-	faults    faultLog
+	faults    faults.Log
 
 	phase   atomic.Pointer[phaseState]
 	tables  [2]atomic.Pointer[virtual.Tables] // by the side that they are modelled on
