@@ -3,6 +3,7 @@ package provider
 import (
 	"fmt"
 	"maps"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -289,4 +290,19 @@ func TestTopologyIndexesMoveAsFewAsTheyCan(t *testing.T) {
 			t.Errorf("indexes of %v after %v (-want +got):\n%s", test.names, test.old, diff)
 		}
 	}
+}
+
+func TestAccABundleStandsInForContactPoints(t *testing.T) {
+	d := deploy(t, "a")
+	points := "contact_points = [\"10.0.0.1\", \"10.0.0.2\"]\n"
+	without := func(with string) string { return strings.Replace(d.String(), points, with, 1) }
+	acceptance(t,
+		resource.TestStep{Config: without(""), ExpectError: expect("origin_contact_points: missing")},
+		resource.TestStep{Config: without(points + "secure_connect_bundle_path = \"/b.zip\"\n"), ExpectError: expect("cannot be given together")},
+		after(resource.TestStep{Config: without("secure_connect_bundle_path = \"/b.zip\"\n"), Check: attribute(clusterName, "generations.a", "1")}, func() {
+			if s := d.agents[0].cfg.Settings; s["origin_secure_connect_bundle_path"] != "/b.zip" || s["origin_contact_points"] != "" {
+				t.Errorf("settings of a are %v", s)
+			}
+		}),
+	)
 }

@@ -104,9 +104,10 @@ func (f field) describe() string {
 	return text
 }
 
-// attribute is required if nothing serves without it, and optional otherwise.
+// attribute is optional: what a side needs depends on its other settings, and
+// the check of the whole tells.
 func (f field) attribute() schema.Attribute {
-	d, required := f.describe(), f.name == "contact_points"
+	d := f.describe()
 	check := valid{f}
 	switch f.setting.Type {
 	case config.TypeBool:
@@ -116,7 +117,7 @@ func (f field) attribute() schema.Attribute {
 	case config.TypeFloat:
 		return schema.Float64Attribute{Optional: true, MarkdownDescription: d, Validators: []validator.Float64{check}}
 	case config.TypeList:
-		return schema.ListAttribute{ElementType: types.StringType, Required: required, Optional: !required, MarkdownDescription: d, Validators: []validator.List{check}}
+		return schema.ListAttribute{ElementType: types.StringType, Optional: true, MarkdownDescription: d, Validators: []validator.List{check}}
 	}
 	return schema.StringAttribute{Optional: true, MarkdownDescription: d, Validators: []validator.String{check}}
 }
