@@ -33,7 +33,7 @@ var nextNet atomic.Int32
 
 // start brings a proxy up in a phase. Settings are those of the environment, in
 // lower case without ZDM_.
-func start(t *testing.T, first phase.Phase, origin, target cqltest.Options, settings map[string]string) *world {
+func start(t testing.TB, first phase.Phase, origin, target cqltest.Options, settings map[string]string) *world {
 	t.Helper()
 	n := nextNet.Add(1)
 	origin.Addr, target.Addr = fmt.Sprintf("127.71.%d.%d:0", n/200, 1+n%200), fmt.Sprintf("127.72.%d.%d:0", n/200, 1+n%200)
@@ -76,7 +76,7 @@ func start(t *testing.T, first phase.Phase, origin, target cqltest.Options, sett
 }
 
 // serve runs a server until the test ends.
-func serve(t *testing.T, values map[string]string) *proxy.Server {
+func serve(t testing.TB, values map[string]string) *proxy.Server {
 	t.Helper()
 	cfg, err := config.Parse(values)
 	if err != nil {
@@ -98,7 +98,7 @@ func serve(t *testing.T, values map[string]string) *proxy.Server {
 	return srv
 }
 
-func (w *world) setPhase(t *testing.T, p phase.Phase) {
+func (w *world) setPhase(t testing.TB, p phase.Phase) {
 	t.Helper()
 	if w.epoch > 0 {
 		ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
@@ -144,7 +144,7 @@ func opName(op primitive.OpCode) string {
 }
 
 // prepare prepares a statement and returns the id that the client is to use.
-func prepare(t *testing.T, c *cqltest.Client, text string) []byte {
+func prepare(t testing.TB, c *cqltest.Client, text string) []byte {
 	t.Helper()
 	m := c.Ask(t, &message.Prepare{Query: text})
 	p, ok := m.(*message.PreparedResult)
@@ -167,7 +167,7 @@ func mustVoid(t *testing.T, m message.Message) {
 	}
 }
 
-func eventually(t *testing.T, what string, done func() bool) {
+func eventually(t testing.TB, what string, done func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(15 * time.Second); !done(); {
 		if time.Now().After(deadline) {
@@ -196,7 +196,7 @@ func who(t *testing.T, m message.Message) string {
 	return string(rows.Data[0][0])
 }
 
-type testWriter struct{ t *testing.T }
+type testWriter struct{ t testing.TB }
 
 func (w testWriter) Write(p []byte) (int, error) {
 	w.t.Log(strings.TrimSpace(string(p)))

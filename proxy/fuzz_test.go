@@ -1,0 +1,189 @@
+package proxy_test
+
+import (
+	"bytes"
+	"encoding/binary"
+	"math/rand/v2"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/zdmproject/terraform-provider-zdm/cql/frame"
+	"github.com/zdmproject/terraform-provider-zdm/internal/cqltest"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
+)
+
+// What is true of any input: each frame that a client sends gets exactly one
+// answer on its stream, or the connection is closed.
+
+// maxThrown bounds the frames of one connection.
+const maxThrown = 64
+
+// thrower is a proxy for inputs of any kind.
+type thrower struct {
+	*world
+	bodies []thrown // well-formed requests to start from
+}
+
+type thrown struct {
+	op   frame.Opcode
+	body []byte
+}
+
+func newThrower(t testing.TB) *thrower {
+	t.Helper()
+	// The nodes get what the proxy lets pass, and some of that they cannot read.
+	odd := cqltest.Options{Lenient: true, Salt: "a"}
+	other := cqltest.Options{Lenient: true, Salt: "other"}
+	w := start(t, phase.DualRead, odd, other, map[string]string{"proxy_request_timeout_ms": "2000"})
+	c := cqltest.Dial(t, w.addr, cqltest.Login{})
+	read, write := prepare(t, c, sel), prepare(t, c, insert)
+	own := prepare(t, c, "SELECT rpc_address FROM system.local WHERE key = ?")
+	th := &thrower{world: w}
+	add := func(op frame.Opcode, parts ...[]byte) {
+		th.bodies = append(th.bodies, thrown{op, bytes.Join(parts, nil)})
+	}
+	text := func(s string) []byte { return frame.AppendLongString(nil, s) }
+	id := func(b []byte) []byte { return frame.AppendShortBytes(nil, b) }
+	one := []byte{0, 1, 0} // consistency ONE, no flags
+	value := []byte{0, 1, 1, 0, 1, 0, 0, 0, 5, 'l', 'o', 'c', 'a', 'l'}
+	for _, s := range []string{insert, sel, "USE ks", "USE", "SELECT * FROM system.local", "SELECT * FROM system.peers_v2", "DESCRIBE TABLES", "TRUNCATE ks.t", "BEGIN BATCH " + insert + " APPLY BATCH", ""} {
+		add(frame.OpQuery, text(s), one)
+		add(frame.OpPrepare, text(s))
+	}
+	// A paging state: with and without a tag of the proxy's.
+	add(frame.OpQuery, text(sel), []byte{0, 1, 0x0C, 0, 0, 0, 5, 0, 0, 0, 8}, []byte("zdm\x01\x01\xfestate")[:8])
+	add(frame.OpQuery, text(sel), []byte{0, 1, 0x08, 0, 0, 0, 2}, []byte("zd"))
+	for _, i := range [][]byte{read, write, own, []byte("nobody prepared this")} {
+		add(frame.OpExecute, id(i), one)
+		add(frame.OpExecute, id(i), []byte{0, 1, 2}) // skip the metadata
+		add(frame.OpExecute, id(i), value)
+	}
+	for _, kind := range []byte{0, 1, 2, 9} {
+		add(frame.OpBatch, []byte{kind, 0, 2, 0}, text(insert), []byte{0, 0, 1}, id(write), []byte{0, 0}, one)
+	}
+	add(frame.OpBatch, []byte{0, 0, 0}, one)
+	add(frame.OpRegister, frame.AppendStringList(nil, []string{"SCHEMA_CHANGE", "STATUS_CHANGE"}))
+	add(frame.OpOptions)
+	add(frame.OpStartup, []byte{0, 0})
+	add(frame.OpAuthResponse, []byte{0, 0, 0, 0})
+	return th
+}
+
+// frames makes at most maxThrown frames out of a script, on streams 1, 2, ... A
+// record of it is
+//
+//	kind    1 byte   one of bodies, or for 0xF0 and above an opcode of any kind
+//	flags   1 byte   of the header
+//	cut     1 byte   bytes that are missing at the end of the body; 0x80 and above: added
+//	at, xor 2 bytes  what is changed in the body
+func (th *thrower) frames(script []byte) (out []byte, n int) {
+	for ; len(script) >= 5 && n < maxThrown; script = script[5:] {
+		kind, flags, cut, at, xor := script[0], script[1], int(script[2]), int(script[3]), script[4]
+		b := th.bodies[int(kind)%len(th.bodies)]
+		op, body := b.op, bytes.Clone(b.body)
+		if kind >= 0xF0 {
+			op = frame.Opcode(xor)
+		}
+		if cut < 0x80 {
+			body = body[:max(0, len(body)-cut)]
+		} else {
+			body = append(body, make([]byte, cut-0x80)...)
+		}
+		if len(body) > 0 {
+			body[at%len(body)] ^= xor
+		}
+		n++
+		out = frame.AppendHeader(out, frame.V4, false, flags, int16(n), op, len(body))
+		out = append(out, body...)
+	}
+	return out, n
+}
+
+// throw sends what a script says in pieces of any size, and checks the answers.
+func (th *thrower) throw(t *testing.T, script []byte) {
+	t.Helper()
+	nc, in := rawClient(t, th.addr)
+	_ = nc.SetDeadline(time.Now().Add(8 * time.Second))
+	defer nc.Close()
+	out, n := th.frames(script)
+	go func() {
+		r := rand.New(rand.NewPCG(uint64(len(script)), 1))
+		for len(out) > 0 {
+			k := 1 + r.IntN(len(out))
+			if _, err := nc.Write(out[:k]); err != nil {
+				return // the proxy has closed
+			}
+			out = out[k:]
+		}
+	}()
+	answered := make(map[int16]bool)
+	for len(answered) < n {
+		f, err := in.Next()
+		switch {
+		case err != nil:
+			if e, ok := err.(net.Error); ok && e.Timeout() {
+				t.Fatalf("%d of %d frames were answered, and the connection is open", len(answered), n)
+			}
+			return // closed
+		case !f.IsResponse() || f.Version() != frame.V4:
+			t.Fatalf("got % x, want a response in v4", f)
+		case f.Opcode() == frame.OpEvent && f.Stream() == -1:
+			continue
+		case f.Stream() == 0:
+			e, err := frame.ParseError(f.Body(), frame.V4)
+			if err != nil || f.Opcode() != frame.OpError || e.Code != frame.ErrProtocol {
+				t.Fatalf("got % x on stream 0, where nothing was asked; want a protocol error", f)
+			}
+			// The proxy closes; what it had sent to the nodes may still be answered.
+			n = maxThrown + 1
+			continue
+		case f.Stream() < 1 || int(f.Stream()) > n:
+			t.Fatalf("an answer on stream %d, where nothing was asked", f.Stream())
+		case answered[f.Stream()]:
+			t.Fatalf("a second answer on stream %d: % x", f.Stream(), f)
+		}
+		answered[f.Stream()] = true
+		if _, err := frame.SplitResponse(f); err != nil {
+			t.Fatalf("stream %d: %v in % x", f.Stream(), err, f)
+		}
+	}
+}
+
+// settled fails if something of the clients is left.
+func (th *thrower) settled(t testing.TB) {
+	t.Helper()
+	eventually(t, "no client and no request is left", func() bool {
+		st := th.srv.Status()
+		return st.Clients == 1 && st.InFlight == 0 // the one that prepared
+	})
+}
+
+func TestEveryFrameHasOneAnswerOrTheConnectionIsClosed(t *testing.T) {
+	t.Parallel()
+	th := newThrower(t)
+	r := rand.New(rand.NewPCG(7, 1))
+	for range 300 {
+		script := make([]byte, 5*(1+r.IntN(maxThrown)))
+		for i := 0; i < len(script); i += 5 {
+			// Nine of ten are well-formed, so that a connection lasts.
+			script[i] = byte(r.IntN(0xF0))
+			if r.IntN(10) == 0 {
+				binary.BigEndian.PutUint32(script[i+1:], r.Uint32())
+				script[i] = byte(r.IntN(256))
+			}
+		}
+		th.throw(t, script)
+	}
+	th.settled(t)
+}
+
+func FuzzFrames(f *testing.F) {
+	th := newThrower(f)
+	for i := range th.bodies {
+		f.Add([]byte{byte(i), 0, 0, 0, 0, byte(i + 1), frame.FlagTracing, 0, 0, 0})
+		f.Add([]byte{byte(i), 0, 1, 0, 0, byte(i), frame.FlagCustomPayload, 0, 0, 0, byte(i), 0, 0, 1, 0xFF})
+	}
+	f.Add([]byte{0xFF, 0, 0, 0, 0xFF, 0xF0, frame.FlagCompressed, 0, 0, 7})
+	f.Fuzz(func(t *testing.T, script []byte) { th.throw(t, script) })
+}
