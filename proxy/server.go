@@ -185,7 +185,7 @@ func (s *Server) acceptLoop(l net.Listener) {
 
 // admit starts a session, or closes the connection.
 func (s *Server) admit(nc net.Conn) {
-	ses := s.newSession(s.secure(nc))
+	ses := s.newSession(s.transport.Client(nc))
 	ses.in = frame.NewReader(ses.nc, frame.MaxBody)
 	if err := s.enter(ses); err != nil {
 		_ = nc.Close()

@@ -171,7 +171,7 @@ func (s *Service) route(wg *sync.WaitGroup, conf *tls.Config) {
 
 // lead copies between a client and the node of its server name.
 func (s *Service) lead(client *tls.Conn) {
-	defer client.Close()
+	defer func() { _ = client.Close() }()
 	_ = client.SetDeadline(time.Now().Add(10 * time.Second))
 	if client.Handshake() != nil {
 		return

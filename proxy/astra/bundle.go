@@ -37,7 +37,7 @@ func readBundle(file string) (*bundle, error) {
 		}
 		return nil, err
 	}
-	defer z.Close()
+	defer func() { _ = z.Close() }() // it was only read
 	member := func(name string) ([]byte, error) { return readMember(&z.Reader, file, name) }
 	text, err := member("config.json")
 	if err != nil {
@@ -83,7 +83,7 @@ func readMember(z *zip.Reader, file, name string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s has no %s; %w", file, name, errBundle)
 	}
-	defer r.Close()
+	defer func() { _ = r.Close() }()
 	b, err := io.ReadAll(io.LimitReader(r, maxMember+1))
 	if err != nil {
 		return nil, fmt.Errorf("read %s in %s: %w", name, file, err)
