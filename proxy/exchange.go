@@ -323,8 +323,8 @@ func (l *leg) Answer(b *upstream.Batch, c *upstream.Conn, f frame.Frame) {
 		return
 	}
 	if f.Opcode() == frame.OpError {
-		code, st := ex.readError(l.side, f)
-		if code == frame.ErrUnprepared && (ex.stmt != nil || len(ex.children) > 0) {
+		out, st := ex.readError(l.side, f)
+		if out.Code == frame.ErrUnprepared && (ex.stmt != nil || len(ex.children) > 0) {
 			if l.tries++; st == nil || l.tries > maxTries {
 				// The client must not hear of it: it would prepare again and
 				// send again, to both sides.
@@ -337,7 +337,7 @@ func (l *leg) Answer(b *upstream.Batch, c *upstream.Conn, f frame.Frame) {
 			}
 			return
 		}
-		l.out = merge.Outcome{Result: merge.Refused, Code: code}
+		l.out = out
 	} else {
 		l.out.Result = merge.Succeeded
 	}
@@ -350,8 +350,7 @@ func (l *leg) prepared(b *upstream.Batch, c *upstream.Conn, f frame.Frame) {
 	st := l.preparing
 	l.preparing = nil
 	if f.Opcode() == frame.OpError {
-		code, _ := l.ex.readError(l.side, f)
-		l.out = merge.Outcome{Result: merge.Refused, Code: code}
+		l.out, _ = l.ex.readError(l.side, f)
 		l.observe(c, b.Now)
 		l.ex.arrived(b, l, f)
 		return

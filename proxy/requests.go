@@ -315,27 +315,37 @@ func spliceID(f frame.Frame, at, n int, id []byte) frame.Frame {
 	return out
 }
 
-// readError reads an ERROR frame: its code, and for UNPREPARED the statement
-// that the side has forgotten.
-func (ex *exchange) readError(side phase.Side, f frame.Frame) (frame.ErrorCode, *prepared.Statement) {
+// readError reads an ERROR frame: what it makes of the leg, and for UNPREPARED
+// the statement that the side has forgotten.
+func (ex *exchange) readError(side phase.Side, f frame.Frame) (merge.Outcome, *prepared.Statement) {
+	out := merge.Outcome{Result: merge.Refused, Code: frame.ErrServer}
 	r, err := frame.SplitResponse(f)
 	if err != nil {
-		return frame.ErrServer, nil
+		return out, nil
 	}
 	e, err := frame.ParseError(r.Body, f.Version())
-	if err != nil || e.Code != frame.ErrUnprepared {
-		return e.Code, nil
+	if err != nil {
+		return out, nil
+	}
+	out.Code = e.Code
+	switch e.Code {
+	case frame.ErrWriteTimeout:
+		out.BatchLog = frame.TimedOutWrite(e.Tail) == frame.WriteTypeBatchLog
+		return out, nil
+	case frame.ErrUnprepared:
+	default:
+		return out, nil
+	}
+	if ex.stmt != nil {
+		return out, ex.stmt
 	}
 	id := frame.UnpreparedID(e.Tail)
-	if ex.stmt != nil {
-		return e.Code, ex.stmt
-	}
 	for _, child := range ex.children {
 		if m := child.Side(side); m != nil && bytes.Equal(m.ID, id) {
-			return e.Code, child
+			return out, child
 		}
 	}
-	return e.Code, nil
+	return out, nil
 }
 
 // observe records a leg in the node's metrics.

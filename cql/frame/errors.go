@@ -110,6 +110,14 @@ func ParseError(body []byte, _ Version) (e Error, err error) {
 	return e, c.Err()
 }
 
+// TimedOutWrite returns the write type in the tail of a WRITE_TIMEOUT, "" if
+// there is none. Before it are consistency, received and required.
+func TimedOutWrite(tail []byte) WriteType {
+	c := NewCursor(tail)
+	c.Take(2+4+4, "counts of a time-out")
+	return WriteType(c.String("write type"))
+}
+
 // UnpreparedID returns the id in the tail of an UNPREPARED, nil if there is none.
 func UnpreparedID(tail []byte) []byte {
 	c := NewCursor(tail)

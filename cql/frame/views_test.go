@@ -257,3 +257,17 @@ func BenchmarkAppendError(b *testing.B) {
 		buf = AppendError(buf[:0], V4, 1, e)
 	}
 }
+
+func TestTimedOutWriteReadsTheWriteTypeOfAnAnswer(t *testing.T) {
+	t.Parallel()
+	for _, v := range []Version{V3, V4, V5} {
+		f := AppendError(nil, v, 0, ErrorBody{Code: ErrWriteTimeout, Message: "m", WriteType: WriteTypeBatchLog, Required: 1})
+		e, err := ParseError(Frame(f).Body(), v)
+		if got := TimedOutWrite(e.Tail); err != nil || got != WriteTypeBatchLog {
+			t.Errorf("%s: %q, %v; want BATCH_LOG", v, got, err)
+		}
+		if got := TimedOutWrite(e.Tail[:5]); got != "" {
+			t.Errorf("%s: a tail that breaks off gives %q, want none", v, got)
+		}
+	}
+}

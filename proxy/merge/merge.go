@@ -27,10 +27,23 @@ const (
 	Unsent
 )
 
-// Outcome is a leg's result with the error code, which only Refused has.
+// Outcome is a leg's result with what only Refused has.
 type Outcome struct {
 	Result Result
 	Code   frame.ErrorCode
+	// BatchLog: Code is WRITE_TIMEOUT of type BATCH_LOG, so nothing was applied.
+	BatchLog bool
+}
+
+// mayBeApplied reports whether the side may have the write.
+func (o Outcome) mayBeApplied() bool {
+	switch o.Result {
+	case Succeeded, Lost:
+		return true
+	case Refused:
+		return o.Code == frame.ErrWriteFailure || o.Code == frame.ErrWriteTimeout && !o.BatchLog
+	}
+	return false
 }
 
 // Verdict is what the client is told.
@@ -67,18 +80,16 @@ type Statement struct {
 // told it if both failed.
 //
 // One case is told otherwise. A driver tries SERVER_ERROR, OVERLOADED,
-// UNAVAILABLE and IS_BOOTSTRAPPING again on another host without asking whether
-// that is safe. If one side refused with such an error what the other side may
-// have applied, and applying it twice is not the same as once, the answer is a
-// write time-out instead, which no driver retries for such a statement.
+// UNAVAILABLE, IS_BOOTSTRAPPING and a time-out of the batch log again without
+// asking whether that is safe. If one side refused with such an error what the
+// other side may have applied, and applying it twice is not the same as once, the
+// answer is another write time-out instead, which no driver retries for such a
+// statement.
 func Decide(answer phase.Side, legs [2]Outcome, st Statement) Verdict {
 	v := Verdict{Side: answer}
 	applied := false
 	for _, s := range phase.Sides {
-		switch legs[s].Result {
-		case Succeeded, Lost:
-			applied = true
-		}
+		applied = applied || legs[s].mayBeApplied()
 		if legs[s].Result > Succeeded {
 			v.Failed |= phase.Of(s)
 		}
@@ -100,17 +111,17 @@ func Decide(answer phase.Side, legs [2]Outcome, st Statement) Verdict {
 	bad := legs[v.Side]
 	v.Forward = bad.Result == Refused
 	v.Partial = st.Mutates && applied
-	if v.Forward && v.Partial && !st.Idempotent && retriedAnywhere(bad.Code) {
+	if v.Forward && v.Partial && !st.Idempotent && bad.retriedUnasked() {
 		v.Forward = false
 	}
 	return v
 }
 
-// retriedAnywhere tells the errors that drivers take to mean "not applied".
-func retriedAnywhere(code frame.ErrorCode) bool {
-	switch code {
+// retriedUnasked tells the errors that drivers take to mean "not applied".
+func (o Outcome) retriedUnasked() bool {
+	switch o.Code {
 	case frame.ErrServer, frame.ErrOverloaded, frame.ErrUnavailable, frame.ErrIsBootstrapping:
 		return true
 	}
-	return false
+	return o.BatchLog
 }

@@ -15,7 +15,8 @@ func TestMergePicksTheAnswerFromHowTheLegsEnded(t *testing.T) {
 	)
 	ok := Outcome{Result: Succeeded}
 	lostLeg, unsentLeg := Outcome{Result: Lost}, Outcome{Result: Unsent}
-	refusal := func(c frame.ErrorCode) Outcome { return Outcome{Refused, c} }
+	refusal := func(c frame.ErrorCode) Outcome { return Outcome{Result: Refused, Code: c} }
+	batchLog := Outcome{Result: Refused, Code: frame.ErrWriteTimeout, BatchLog: true}
 	write := Statement{Mutates: true, Idempotent: true}
 	counter := Statement{Mutates: true}
 	tests := []struct {
@@ -45,6 +46,12 @@ func TestMergePicksTheAnswerFromHowTheLegsEnded(t *testing.T) {
 			Verdict{Side: g, Partial: true, Failed: phase.Of(g)}},
 		{"a counter that no side applied may", o, [2]Outcome{refusal(frame.ErrUnavailable), refusal(frame.ErrOverloaded)}, counter,
 			Verdict{Side: o, Forward: true, Failed: phase.Both}},
+		{"a counter that one side may have applied though both refuse", o, [2]Outcome{refusal(frame.ErrUnavailable), refusal(frame.ErrWriteTimeout)}, counter,
+			Verdict{Side: o, Partial: true, Failed: phase.Both}},
+		{"a batch log that timed out is retried unasked too", o, [2]Outcome{ok, batchLog}, counter,
+			Verdict{Side: g, Partial: true, Failed: phase.Of(g)}},
+		{"a batch log that timed out on both sides", o, [2]Outcome{batchLog, batchLog}, counter,
+			Verdict{Side: o, Forward: true, Failed: phase.Both}},
 		{"a read of one side", g, [2]Outcome{{}, ok}, Statement{}, Verdict{Side: g, Forward: true}},
 		{"PREPARE of a read needs only the side that answers", o, [2]Outcome{ok, refusal(frame.ErrInvalid)}, Statement{Lenient: true},
 			Verdict{Side: o, Forward: true}},
@@ -64,13 +71,13 @@ func TestMergePicksTheAnswerFromHowTheLegsEnded(t *testing.T) {
 // said so, and an error that drivers retry unasked only if that is safe.
 func TestMergeNeverTellsASuccessThatIsNotOne(t *testing.T) {
 	t.Parallel()
-	codes := []frame.ErrorCode{frame.ErrServer, frame.ErrOverloaded, frame.ErrUnavailable, frame.ErrIsBootstrapping, frame.ErrInvalid, frame.ErrWriteTimeout}
+	codes := []frame.ErrorCode{frame.ErrWriteFailure, frame.ErrServer, frame.ErrOverloaded, frame.ErrUnavailable, frame.ErrIsBootstrapping, frame.ErrInvalid, frame.ErrWriteTimeout}
 	var all []Outcome
 	for _, r := range []Result{Absent, Succeeded, Lost, Unsent} {
 		all = append(all, Outcome{Result: r})
 	}
 	for _, c := range codes {
-		all = append(all, Outcome{Refused, c})
+		all = append(all, Outcome{Result: Refused, Code: c})
 	}
 	for _, a := range all {
 		for _, b := range all {
@@ -88,8 +95,8 @@ func TestMergeNeverTellsASuccessThatIsNotOne(t *testing.T) {
 					if success := v.Forward && legs[v.Side].Result == Succeeded; success != allGood {
 						t.Errorf("Decide(%s, %v): tells success %v", answer, legs, success)
 					}
-					maybeApplied := a.Result == Succeeded || a.Result == Lost || b.Result == Succeeded || b.Result == Lost
-					if v.Forward && !allGood && maybeApplied && !idempotent && retriedAnywhere(legs[v.Side].Code) {
+					maybeApplied := a.mayBeApplied() || b.mayBeApplied()
+					if v.Forward && !allGood && maybeApplied && !idempotent && legs[v.Side].retriedUnasked() {
 						t.Errorf("Decide(%s, %v): forwards %#x, which a driver retries, though a side may have applied it", answer, legs, legs[v.Side].Code)
 					}
 				}
