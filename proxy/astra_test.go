@@ -2,6 +2,7 @@ package proxy_test
 
 import (
 	"net"
+	"strings"
 	"testing"
 
 	"github.com/datastax/go-cassandra-native-protocol/primitive"
@@ -72,4 +73,31 @@ func TestTheNodesBehindABundleAreReachedByHostID(t *testing.T) {
 	if err := srv.Prove(t.Context(), phase.DualRead); err != nil {
 		t.Errorf("Prove: %v", err)
 	}
+}
+
+func TestADatabaseThatSleepsIsToldAndReachedWhenItWakes(t *testing.T) {
+	t.Parallel()
+	service := astratest.Start(t, "dc1")
+	node := cqltest.Start(t, cqltest.Options{Addr: "127.73.7.1:0"})
+	service.Add(node.HostID(), node.Addr().String())
+	service.Hibernate(true)
+	srv := serve(t, map[string]string{
+		"origin_secure_connect_bundle_path": service.Bundle, "target_contact_points": "127.73.7.2", "proxy_topology_addresses": "127.0.0.1",
+		"heartbeat_retry_interval_min_ms": "20", "heartbeat_retry_interval_max_ms": "50",
+	})
+	if err := srv.SetPhase(phase.OriginOnly, 1); err != nil {
+		t.Fatal(err)
+	}
+	last := ""
+	eventually(t, "the status says what to do", func() bool {
+		last = srv.Status().Origin.LastError
+		return last != ""
+	})
+	for _, want := range []string{"metadata service", "503", "resume the database", "origin_secure_connect_bundle_path"} {
+		if !strings.Contains(last, want) {
+			t.Errorf("the last error does not have %q: %s", want, last)
+		}
+	}
+	service.Hibernate(false)
+	eventually(t, "the proxy is ready", func() bool { return len(srv.NotReady()) == 0 })
 }

@@ -165,7 +165,7 @@ func TestEveryBadTLSFileIsToldBeforeAnythingStarts(t *testing.T) {
 	const advice = ": no such file or directory; give a PEM file that the proxy may read"
 	want := []string{
 		"origin_tls_server_ca_path: open /none/ca" + advice,
-		"target_secure_connect_bundle_path: open /none.zip: no such file or directory",
+		"target_secure_connect_bundle_path: open /none.zip: no such file or directory; give the path of a bundle that the proxy may read",
 		"proxy_tls_ca_path: open /none/ca" + advice, "proxy_tls_cert_path: open /none/cert" + advice, "proxy_tls_key_path: open /none/key" + advice,
 	}
 	if diff := cmp.Diff(want, e.Problems); diff != "" {

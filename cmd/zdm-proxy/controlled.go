@@ -184,7 +184,7 @@ func (p *controlled) configure(_ context.Context, c control.Config) (int, error)
 	}
 	values := maps.Clone(c.Settings)
 	maps.Copy(values, c.Secrets)
-	cfg, err := config.Parse(values)
+	cfg, err := parse(values)
 	if err != nil {
 		return http.StatusUnprocessableEntity, err
 	}

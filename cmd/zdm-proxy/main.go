@@ -89,7 +89,7 @@ func load(file string, environ []string) (*config.Config, error) {
 		for _, w := range unknown {
 			fmt.Fprintln(os.Stderr, "zdm-proxy:", w)
 		}
-		return config.Parse(values)
+		return parse(values)
 	}
 	text, err := os.ReadFile(file)
 	if err != nil {
@@ -99,7 +99,16 @@ func load(file string, environ []string) (*config.Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	return config.Parse(values)
+	return parse(values)
+}
+
+// parse is config.Parse for a process that is going to use the configuration.
+func parse(values map[string]string) (*config.Config, error) {
+	cfg, err := config.Parse(values)
+	if err != nil {
+		return nil, err
+	}
+	return cfg, cfg.ReadSecretFiles(os.ReadFile)
 }
 
 func newLogger(cfg *config.Config) *slog.Logger {

@@ -33,9 +33,9 @@ func readBundle(file string) (*bundle, error) {
 	z, err := zip.OpenReader(file)
 	if err != nil {
 		if errors.Is(err, zip.ErrFormat) {
-			err = fmt.Errorf("%s is not a zip file; %w", file, errBundle)
+			return nil, fmt.Errorf("%s is not a zip file; %w", file, errBundle)
 		}
-		return nil, err
+		return nil, fmt.Errorf("%w; give the path of a bundle that the proxy may read", err)
 	}
 	defer func() { _ = z.Close() }() // it was only read
 	member := func(name string) ([]byte, error) { return readMember(&z.Reader, file, name) }

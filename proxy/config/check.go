@@ -66,9 +66,13 @@ func (c *Config) checkCluster(p *problems, side phase.Side, complete bool) {
 		p.add("%s: has no meaning with %s false; leave one of them out", key("local_datacenter"), key("enable_host_assignment"))
 	}
 	switch {
+	case cl.Password.IsSet() && cl.PasswordFile != "":
+		p.add("%s: cannot be given together with %s; leave one of them out", key("password_file"), key("password"))
+	case cl.PasswordFile != "" && cl.Username == "":
+		p.add("%s: missing while %s is given; give both or neither", key("username"), key("password_file"))
 	case cl.Password.IsSet() && cl.Username == "":
 		p.add("%s: missing while %s is given; give both or neither", key("username"), key("password"))
-	case complete && !cl.Password.IsSet() && cl.Username != "":
+	case complete && !cl.Password.IsSet() && cl.PasswordFile == "" && cl.Username != "":
 		p.add("%s: missing while %s is given; give both or neither", key("password"), key("username"))
 	}
 	c.checkClusterTLS(p, side, key)

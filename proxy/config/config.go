@@ -67,8 +67,10 @@ type Cluster struct {
 	LocalDatacenter string
 	Username        string
 	Password        secret.String
-	ConnectTimeout  time.Duration
-	TLS             TLSFiles
+	// PasswordFile holds the password instead; see ReadSecretFiles.
+	PasswordFile   string
+	ConnectTimeout time.Duration
+	TLS            TLSFiles
 	// VerifyHostname: a node's certificate must be for its address or a contact
 	// point. Only with TLS.
 	VerifyHostname bool
@@ -200,6 +202,33 @@ func parse(values map[string]string, complete bool) (*Config, error) {
 		return nil, &Error{Problems: p}
 	}
 	return c, nil
+}
+
+// ReadSecretFiles sets the passwords that are in files, each without the end of
+// its line. It is called once, before the configuration is used; read is
+// os.ReadFile. The error is an *Error with every problem.
+func (c *Config) ReadSecretFiles(read func(path string) ([]byte, error)) error {
+	var p problems
+	for _, side := range phase.Sides {
+		cl := &c.Clusters[side]
+		if cl.PasswordFile == "" {
+			continue
+		}
+		text, err := read(cl.PasswordFile)
+		password := strings.TrimSuffix(strings.TrimSuffix(string(text), "\n"), "\r")
+		switch {
+		case err != nil:
+			p.add("%s_password_file: %v; give a file that the proxy may read", side, err)
+		case password == "":
+			p.add("%s_password_file: %s is empty; write the password into it", side, cl.PasswordFile)
+		default:
+			cl.Password = secret.New(password)
+		}
+	}
+	if len(p) > 0 {
+		return &Error{Problems: p}
+	}
+	return nil
 }
 
 // InitialPhase is the phase in which a proxy without an agent starts.

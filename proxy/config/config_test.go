@@ -121,6 +121,9 @@ func TestParseTellsWhatIsWrongAndWhatToDo(t *testing.T) {
 		{"no contact points", []string{"target_contact_points", "-"}, []string{"target_contact_points: missing; give the addresses of one or more nodes of target"}},
 		{"password alone", []string{"origin_username", "-"}, []string{"origin_username: missing while origin_password is given; give both or neither"}},
 		{"user alone", []string{"origin_password", "-"}, []string{"origin_password: missing while origin_username is given; give both or neither"}},
+		{"password twice", []string{"origin_password_file", "/pw"}, []string{"origin_password_file: cannot be given together with origin_password; leave one of them out"}},
+		{"password file alone", []string{"origin_password_file", "/pw", "origin_password", "-", "origin_username", "-"}, []string{
+			"origin_username: missing while origin_password_file is given; give both or neither"}},
 		{"unknown key", []string{"origin_prot", "1"}, []string{"origin_prot: unknown setting; did you mean origin_port?"}},
 		{"unknown key like none", []string{"colour", "1"}, []string{"colour: unknown setting; leave it out"}},
 		{"key as the variable is called", []string{"ZDM_ORIGIN_PORT", "1"}, []string{"ZDM_ORIGIN_PORT: unknown setting; did you mean origin_port?"}},
@@ -290,6 +293,34 @@ func TestTLSWithoutHostNamesIsWarnedOf(t *testing.T) {
 		"set it to true if the certificates are for the nodes' addresses or contact points"}
 	if diff := cmp.Diff(want, c.Warnings()); diff != "" {
 		t.Errorf("warnings (-want +got):\n%s", diff)
+	}
+}
+
+func TestPasswordsAreReadFromFiles(t *testing.T) {
+	t.Parallel()
+	files := map[string]string{"/lf": "two words \n", "/crlf": "x\r\n", "/empty": "\n"}
+	read := func(path string) ([]byte, error) {
+		text, ok := files[path]
+		if !ok {
+			return nil, fmt.Errorf("open %s: no such file", path)
+		}
+		return []byte(text), nil
+	}
+	from := func(origin, target string) (*Config, error) {
+		c := mustParse(t, minimal("origin_password", "-", "origin_password_file", origin, "target_password", "-", "target_password_file", target))
+		return c, c.ReadSecretFiles(read)
+	}
+	c, err := from("/lf", "/crlf")
+	if err != nil || c.Clusters[phase.Origin].Password.Reveal() != "two words " || c.Clusters[phase.Target].Password.Reveal() != "x" {
+		t.Errorf("passwords %q and %q, error %v", c.Clusters[phase.Origin].Password.Reveal(), c.Clusters[phase.Target].Password.Reveal(), err)
+	}
+	if got := c.Redacted(); got["origin_password_file"] != "/lf" || got["origin_password"] != "[redacted]" {
+		t.Errorf("Redacted shows %v", got)
+	}
+	_, err = from("/none", "/empty")
+	want := "configuration: 2 problems:\n  origin_password_file: open /none: no such file; give a file that the proxy may read\n  target_password_file: /empty is empty; write the password into it"
+	if err == nil || err.Error() != want {
+		t.Errorf("error is\n%v\nwant\n%s", err, want)
 	}
 }
 

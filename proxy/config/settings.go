@@ -140,6 +140,7 @@ func clusterSettings(side phase.Side) []Setting {
 		text(prefix+"LOCAL_DATACENTER", "", "Data centre of "+name+" to use. Not set means that of the first node that answers.", func(c *Config) *string { return &cl(c).LocalDatacenter }),
 		text(prefix+"USERNAME", "", "User of the proxy itself on "+name+". Not set means no authentication.", func(c *Config) *string { return &cl(c).Username }),
 		hidden(prefix+"PASSWORD", "Password of "+prefix+"USERNAME.", func(c *Config) *secret.String { return &cl(c).Password }),
+		ours(text(prefix+"PASSWORD_FILE", "", "File on the proxy's machine with the password, instead of "+prefix+"PASSWORD; read at each start.", func(c *Config) *string { return &cl(c).PasswordFile })),
 		millis(prefix+"CONNECTION_TIMEOUT_MS", 30000, "Bound for opening a connection to a node of "+name+", login included.", func(c *Config) *time.Duration { return &cl(c).ConnectTimeout }),
 		text(prefix+"TLS_SERVER_CA_PATH", "", "PEM file of the authorities that sign the nodes' certificates; turns TLS to "+name+" on. The file is read again when it changes.",
 			func(c *Config) *string { return &cl(c).TLS.CA }),
