@@ -5,6 +5,9 @@ import (
 	"bytes"
 	"fmt"
 	"net"
+	"os"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -393,6 +396,34 @@ func TestMetricsHaveTheNamesAndLabelsOfZDM(t *testing.T) {
 		}
 		if time.Now().After(deadline) {
 			t.Fatalf("no series %s", strings.Join(missing, ", "))
+		}
+	}
+}
+
+func TestTheCompatibilityPageNamesTestsThatThereAre(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile("../docs/compatibility.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := regexp.MustCompile("`((?:[a-z][a-z0-9-]*/)*[a-z][a-z0-9-]*)\\.((?:Test|Fuzz)\\w+)`").FindAllStringSubmatch(string(page), -1)
+	if len(names) < 100 {
+		t.Errorf("the page names %d tests; it has a row for each behaviour", len(names))
+	}
+	sources := map[string]string{}
+	for _, m := range names {
+		if _, read := sources[m[1]]; !read {
+			files, _ := filepath.Glob(filepath.Join("..", m[1], "*_test.go"))
+			for _, file := range files {
+				text, err := os.ReadFile(file)
+				if err != nil {
+					t.Fatal(err)
+				}
+				sources[m[1]] += string(text)
+			}
+		}
+		if !strings.Contains(sources[m[1]], "\nfunc "+m[2]+"(") {
+			t.Errorf("the page names %s, and package %s has no such test", m[0], m[1])
 		}
 	}
 }
