@@ -73,6 +73,9 @@ func (s *Server) warm(ctx context.Context, p phase.Phase) error {
 				continue
 			}
 			if _, err := sc.connect(ctx, side); err != nil {
+				if sc.gone() {
+					continue // its client has left meanwhile
+				}
 				return fmt.Errorf("%s needs %s: the connections of client %s (keyspace %q): %w", p, side, ses.nc.RemoteAddr(), sc.keyspace, err)
 			}
 		}

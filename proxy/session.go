@@ -83,7 +83,10 @@ var errRefused = errors.New("refused")
 type scope struct {
 	s        *session
 	keyspace string
-	pools    [2]atomic.Pointer[upstream.Pool]
+	pools    [2]atomic.Pointer[upstream.Pool] // set once, under mu
+
+	mu       sync.Mutex // never held across I/O
+	released bool
 }
 
 func (s *session) newScope(keyspace string) *scope { return &scope{s: s, keyspace: keyspace} }
@@ -112,10 +115,18 @@ func (sc *scope) open(ctx context.Context, side phase.Side, fresh bool) (*upstre
 	if err != nil {
 		return nil, err
 	}
-	if !sc.pools[side].CompareAndSwap(nil, p) {
+	sc.mu.Lock()
+	defer sc.mu.Unlock()
+	mine := sc.pools[side].Load()
+	switch {
+	case mine != nil:
 		p.Release()
-		return sc.pools[side].Load(), nil
+		return mine, nil
+	case sc.released: // the session has ended meanwhile; nobody would release it
+		p.Release()
+		return nil, net.ErrClosed
 	}
+	sc.pools[side].Store(p)
 	return p, nil
 }
 
@@ -137,7 +148,17 @@ func (sc *scope) connectTo(ctx context.Context, side phase.Side, node string) (*
 	return p.Wait(ctx, node)
 }
 
+// gone reports whether the session has given its pools back.
+func (sc *scope) gone() bool {
+	sc.mu.Lock()
+	defer sc.mu.Unlock()
+	return sc.released
+}
+
 func (sc *scope) release() {
+	sc.mu.Lock()
+	defer sc.mu.Unlock()
+	sc.released = true
 	for _, side := range phase.Sides {
 		if p := sc.pools[side].Load(); p != nil {
 			p.Release()
