@@ -54,9 +54,10 @@ type Pool struct {
 
 // member is the connections to one node.
 type member struct {
-	node   Node
-	cancel context.CancelFunc
-	size   int
+	node Node
+	size int
+	stop context.CancelFunc // opens no more connections
+	end  context.CancelFunc // closes those that are open
 }
 
 func newPool(c *Cluster, key Key) *Pool {
@@ -180,20 +181,21 @@ func (p *Pool) update(nodes []Node, adoptNode string, adopt net.Conn) {
 		if p.members[addr] != nil {
 			continue
 		}
-		ctx, cancel := context.WithCancel(p.cluster.ctx)
-		m := &member{node: n, cancel: cancel, size: p.cluster.opts.ConnectionsPerNode}
+		life, end := context.WithCancel(p.cluster.ctx)
+		ctx, stop := context.WithCancel(life)
+		m := &member{node: n, size: p.cluster.opts.ConnectionsPerNode, stop: stop, end: end}
 		p.members[addr] = m
 		for i := range m.size {
 			var first net.Conn
 			if i == 0 && addr == adoptNode {
 				first, adopt = adopt, nil
 			}
-			p.cluster.wg.Go(func() { p.keep(ctx, m, first) })
+			p.cluster.wg.Go(func() { p.keep(ctx, life, m, first) })
 		}
 	}
 	for addr, m := range p.members {
 		if !want[addr] {
-			m.cancel()
+			p.retire(m)
 			delete(p.members, addr)
 		}
 	}
@@ -203,13 +205,22 @@ func (p *Pool) update(nodes []Node, adoptNode string, adopt net.Conn) {
 	p.broadcast()
 }
 
+// retire lets a node go that has left the topology, which may be by plan: it
+// gets no more requests, and has the time of one to answer what it has. mu is
+// held.
+func (p *Pool) retire(m *member) {
+	m.stop()
+	p.ready.Store(without(*p.ready.Load(), func(c *Conn) bool { return c.node == m.node.Name() }))
+	time.AfterFunc(p.cluster.opts.RequestTimeout, m.end)
+}
+
 // shut closes every connection. Requests in flight are told as lost.
 func (p *Pool) shut() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.closed = true
 	for addr, m := range p.members {
-		m.cancel()
+		m.end()
 		delete(p.members, addr)
 	}
 	p.broadcast()
@@ -220,9 +231,10 @@ func (p *Pool) broadcast() {
 	p.changed = make(chan struct{})
 }
 
-// keep holds one connection to a node open until ctx ends. It is the reader of
-// the connection while there is one.
-func (p *Pool) keep(ctx context.Context, m *member, nc net.Conn) {
+// keep holds one connection to a node open until ctx ends, and lets the last one
+// live until life does, which is not before ctx. It is the reader of the
+// connection while there is one.
+func (p *Pool) keep(ctx, life context.Context, m *member, nc net.Conn) {
 	wait, failing := retryMin, false
 	for ctx.Err() == nil {
 		var err error
@@ -244,8 +256,8 @@ func (p *Pool) keep(ctx context.Context, m *member, nc net.Conn) {
 			p.cluster.control.Reached()
 		}
 		p.note(ctx, m, &failing, nil)
-		p.add(c)
-		err = c.serve(ctx, func() { p.remove(c) })
+		p.add(ctx, c)
+		err = c.serve(life, func() { p.remove(c) })
 		if ctx.Err() == nil {
 			p.cluster.opts.Log.Warn("node connection lost", "side", p.cluster.side, "node", c.node, "cause", err)
 		}
@@ -298,9 +310,13 @@ func (p *Pool) note(ctx context.Context, m *member, failing *bool, err error) {
 	p.broadcast()
 }
 
-func (p *Pool) add(c *Conn) {
+// add puts c on the ring, unless its node is to get no more requests.
+func (p *Pool) add(ctx context.Context, c *Conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if ctx.Err() != nil {
+		return
+	}
 	old := *p.ready.Load()
 	list := append(make([]*Conn, 0, len(old)+1), old...)
 	// At a random place, so that neighbours are of different nodes.
@@ -315,13 +331,17 @@ func (p *Pool) add(c *Conn) {
 func (p *Pool) remove(c *Conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	old := *p.ready.Load()
-	list := make([]*Conn, 0, len(old))
-	for _, o := range old {
-		if o != c {
-			list = append(list, o)
+	p.ready.Store(without(*p.ready.Load(), func(o *Conn) bool { return o == c }))
+	p.broadcast()
+}
+
+// without copies a ring without the connections that are gone.
+func without(ring []*Conn, gone func(*Conn) bool) *[]*Conn {
+	list := make([]*Conn, 0, len(ring))
+	for _, c := range ring {
+		if !gone(c) {
+			list = append(list, c)
 		}
 	}
-	p.ready.Store(&list)
-	p.broadcast()
+	return &list
 }

@@ -251,6 +251,51 @@ func TestAPoolGoesOnWithTheOtherNodesAndTakesOneBack(t *testing.T) {
 	until(t, "both nodes are back", func() bool { return open() == 2 })
 }
 
+func TestANodeThatLeavesTheTopologyAnswersWhatItHas(t *testing.T) {
+	t.Parallel()
+	nodes := cqltest.StartCluster(t, "127.73.8.1", 2, cqltest.Options{})
+	c := serveCluster(t, nodes, cqltest.Options{}, shortTimeout)
+	p, _ := acquire(t, c, Key{Version: frame.V4})
+	until(t, "both nodes are connected", func() bool { return len(*p.ready.Load()) == 2 })
+	// The control connection stays, so the leaver is the other node.
+	stays := c.Control().Status().Node
+	leaver := nodes.Nodes[0]
+	if leaver.Addr().String() == stays {
+		leaver = nodes.Nodes[1]
+	}
+	release := make(chan struct{})
+	leaver.Handle(func(r cqltest.Request) cqltest.Reply {
+		if r.Text == asked {
+			return cqltest.Ordinary().After(release)
+		}
+		return cqltest.Ordinary()
+	})
+	before := leaver.Connections()
+	conn, err := p.Wait(t.Context(), leaver.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	inFlight := send(t, conn, asked, true)
+	leaver.WaitFor(t, 1, cqltest.WithText(asked))
+	var rest []Node
+	for _, n := range c.nodes() {
+		if n.Addr != leaver.Addr() {
+			rest = append(rest, n)
+		}
+	}
+	p.update(rest, "", nil)
+	for range 4 {
+		if other := p.Conn(); other == nil || other.Node() == leaver.Addr().String() {
+			t.Fatalf("the pool gives %v, want a connection to the node that stays", other)
+		}
+	}
+	close(release)
+	if err := inFlight.wait(t); err != nil {
+		t.Errorf("what was in flight there: %v, want its answer", err)
+	}
+	until(t, "the connection is closed in the end", func() bool { return leaver.Connections() == before-1 })
+}
+
 func TestAPoolIsKeyedByCredentialsAndKeyspace(t *testing.T) {
 	t.Parallel()
 	login := cqltest.Options{Username: "app", Password: "sesame"}
