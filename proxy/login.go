@@ -12,6 +12,7 @@ import (
 	"github.com/zdmproject/terraform-provider-zdm/cql/scan"
 	"github.com/zdmproject/terraform-provider-zdm/internal/secret"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/config"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/merge"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/upstream"
 )
@@ -244,6 +245,15 @@ func (s *session) register(f frame.Frame) {
 	s.respond(&s.batch, f.Stream(), frame.AppendHeader(nil, s.version, true, 0, f.Stream(), frame.OpReady, 0))
 }
 
+// usePrepared handles EXECUTE of a USE: as the QUERY that it stands for.
+func (s *session) usePrepared(f frame.Frame, text string) {
+	q := frame.AppendHeader(nil, s.version, false, 0, f.Stream(), frame.OpQuery, 0)
+	q = frame.AppendPlainQuery(q, s.version, text)
+	frame.PutLength(q)
+	st := scan.Scan([]byte(text))
+	s.use(q, &st)
+}
+
 // use handles USE: the session gets the pools of the keyspace, and goes over to
 // them when every side that the phase writes to has said yes.
 func (s *session) use(f frame.Frame, st *scan.Statement) {
@@ -268,7 +278,7 @@ func (s *session) use(f frame.Frame, st *scan.Statement) {
 	for _, side := range rule.Needed.Each() {
 		if _, err := sc.open(ctx, side, false); err != nil {
 			ex.free()
-			e := frame.ErrorBody{Code: frame.ErrServer, Message: err.Error()}
+			e := merge.LossError(merge.Statement{Inert: true}, q.Params.Consistency, err, false)
 			var node *upstream.NodeError
 			if errors.As(err, &node) {
 				e = frame.ErrorBody{Code: node.Code, Message: node.Message}

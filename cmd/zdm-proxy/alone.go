@@ -36,9 +36,7 @@ func serveAlone(ctx context.Context, cfg *config.Config, log *slog.Logger, file 
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer end()
-	if cfg.Metrics.Enabled {
-		wg.Go(func() { h.serve(life, nil, log) })
-	}
+	wg.Go(func() { h.serve(life, nil, log) })
 	wg.Go(func() { _ = srv.Serve(life) }) // it ends without an error when life does
 	if err := srv.SetPhase(cfg.InitialPhase(), 0); err != nil {
 		return err

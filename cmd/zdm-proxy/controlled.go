@@ -288,7 +288,7 @@ func (p *controlled) chooseListeners(taken []ownListener) (cql, web ownListener,
 		switch {
 		case l.purpose == "cql" && sameAddress(l.Addr(), p.cfg.Listen.Address, p.cfg.Listen.Port):
 			cql = l
-		case l.purpose == "http" && p.cfg.Metrics.Enabled && sameAddress(l.Addr(), p.cfg.Metrics.Address, p.cfg.Metrics.Port):
+		case l.purpose == "http" && sameAddress(l.Addr(), p.cfg.Metrics.Address, p.cfg.Metrics.Port):
 			web = l
 		default:
 			_ = l.Close()
@@ -304,7 +304,7 @@ func (p *controlled) chooseListeners(taken []ownListener) (cql, web ownListener,
 		}
 		cql = ownListener{"cql", l}
 	}
-	if web.Listener == nil && p.cfg.Metrics.Enabled {
+	if web.Listener == nil {
 		if l, err := p.health.listen(); err != nil {
 			p.log.Error("metrics and health are not served; free the port, or set metrics_port", "cause", err)
 		} else {

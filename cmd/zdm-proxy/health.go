@@ -37,6 +37,10 @@ func newHealth(srv *proxy.Server, cfg *config.Config) *health {
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	all := promhttp.HandlerFor(prometheus.Gatherers{registry, srv.Metrics().Registry}, promhttp.HandlerOpts{EnableOpenMetrics: true})
 	mux.HandleFunc("/metrics", func(w http.ResponseWriter, r *http.Request) {
+		if !cfg.Metrics.Enabled {
+			http.NotFound(w, r) // health goes on: probes need it
+			return
+		}
 		if !h.started.Load() {
 			http.Error(w, "Proxy metrics haven't been initialized yet.", http.StatusServiceUnavailable)
 			return

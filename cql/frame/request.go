@@ -106,6 +106,17 @@ type Prepare struct {
 
 const prepareKeyspace = 0x01
 
+// AppendPlainQuery appends the body of a QUERY at consistency ONE without any
+// parameter.
+func AppendPlainQuery(dst []byte, v Version, text string) []byte {
+	dst = AppendLongString(dst, text)
+	dst = AppendShort(dst, uint16(One))
+	if v.hasIntFlags() {
+		return AppendInt(dst, 0)
+	}
+	return append(dst, 0)
+}
+
 // AppendPrepare appends the body of a PREPARE. A version that cannot name a
 // keyspace prepares in that of the connection.
 func AppendPrepare(dst []byte, v Version, text, keyspace string) []byte {

@@ -17,12 +17,12 @@ import (
 //	read, a node has it                     READ_TIMEOUT             received 0 of 1: no driver retries it on its own
 //	nothing was sent, no node is reachable  UNAVAILABLE, alive 0     drivers go to another host
 //	nothing was sent, too much in flight    OVERLOADED               drivers go to another host
-//	PREPARE, USE: nothing can be applied    SERVER_ERROR             drivers go to another host
+//	PREPARE, USE: nothing can be applied    OVERLOADED               drivers go to another host, and none closes its connection
 func LossError(st Statement, cl frame.Consistency, cause error, partial bool) frame.ErrorBody {
 	e := frame.ErrorBody{Message: cause.Error(), Consistency: cl, Required: 1}
 	switch {
 	case st.Inert:
-		e.Code = frame.ErrServer
+		e.Code = frame.ErrOverloaded
 	case st.Mutates && (partial || upstream.Sent(cause)):
 		e.Code, e.WriteType = frame.ErrWriteTimeout, writeType(st)
 		e.Message = fmt.Sprintf("the outcome of the write is unknown: %v", cause)
