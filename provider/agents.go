@@ -162,7 +162,7 @@ func explain(name, endpoint string, err error) (summary, detail string) {
 		case "invalid-config":
 			return "Instance " + name + " refuses the configuration", at("Mend what it says, and apply again.")
 		case "apply-failed":
-			return "Instance " + name + " could not run the configuration", at("It runs the one before; mend what it says, and apply again.")
+			return "Instance " + name + " could not run the configuration", at("Mend what it says, and apply again.")
 		case "illegal-move":
 			return "Instance " + name + " refuses the move", at("Ask for the phase next to the present one.")
 		case "not-ready":

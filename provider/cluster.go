@@ -46,6 +46,9 @@ type remembered struct {
 	Digests map[string]map[string]string `json:"digests,omitempty"`
 	// Drift: settings that differ on an instance and that no attribute shows.
 	Drift map[string][]string `json:"drift,omitempty"`
+	// Changed: settings of an instance that are not as the state had them when it
+	// was last refreshed.
+	Changed map[string][]string `json:"changed,omitempty"`
 	// Restarted, while a rolling restart for these triggers is not finished.
 	Restarted []string          `json:"restarted,omitempty"`
 	Triggers  map[string]string `json:"triggers,omitempty"`
@@ -187,7 +190,7 @@ func (r *clusterResource) apply(ctx context.Context, plan, config, prior *cluste
 		mem.Restarted, mem.Triggers = append(mem.Restarted, res.Restarted...), triggersOf(plan)
 		plan.explain(diags, f, err)
 	} else {
-		mem.Restarted, mem.Triggers, mem.Drift = nil, nil, nil
+		mem.Restarted, mem.Triggers, mem.Drift, mem.Changed = nil, nil, nil, nil
 	}
 	if ctx.Err() != nil {
 		return mem

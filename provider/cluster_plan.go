@@ -143,10 +143,10 @@ func (m *clusterModel) secretsChange(state *clusterModel) bool {
 
 // announce says what an update will do to the instances.
 func (m *clusterModel) announce(state *clusterModel, mem remembered, touched []string, diags *diag.Diagnostics) {
-	for _, name := range slices.Sorted(maps.Keys(mem.Drift)) {
-		if len(mem.Drift[name]) > 0 && slices.Contains(touched, name) {
-			diags.AddAttributeWarning(path.Root("instances").AtMapKey(name), "Instance "+name+" differs from what was applied",
-				"Not as applied: "+strings.Join(mem.Drift[name], ", ")+". The apply sets it right.")
+	for _, name := range slices.Sorted(maps.Keys(mem.Changed)) {
+		if len(mem.Changed[name]) > 0 && slices.Contains(touched, name) {
+			diags.AddAttributeWarning(path.Root("instances").AtMapKey(name), "Instance "+name+" differs from the state",
+				"Not as the state had it: "+strings.Join(mem.Changed[name], ", ")+". The apply sets it right.")
 		}
 	}
 	var parts []string

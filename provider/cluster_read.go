@@ -121,7 +121,7 @@ func (m *clusterModel) observe(there map[string]adminapi.Config, imported bool, 
 	}
 	m.Instances = types.MapValueMust(instanceType(), instances)
 	m.observeSecrets(there, imported, mem, diags)
-	m.observeDrift(there, mem)
+	m.observeDrift(there, before, imported, mem)
 }
 
 // sharedKeys are the settings that all instances have alike.
@@ -180,17 +180,28 @@ func (m *clusterModel) observeSecrets(there map[string]adminapi.Config, imported
 }
 
 // observeDrift notes what no attribute shows: where instances differ from each
-// other, are empty, or have settings that are not managed here.
-func (m *clusterModel) observeDrift(there map[string]adminapi.Config, mem *remembered) {
-	mem.Drift = map[string][]string{}
+// other, are empty, or have settings that are not managed here. For people it
+// notes which instances are not as the state had them, since an attribute that
+// all share cannot show on which of them it was changed.
+func (m *clusterModel) observeDrift(there map[string]adminapi.Config, before map[string]document, imported bool, mem *remembered) {
+	mem.Drift, mem.Changed = map[string][]string{}, map[string][]string{}
 	after := m.documents()
+	if imported {
+		before = after // there was no state
+	}
 	generations := numbersOf(m.Generations)
 	for name, c := range there {
 		generations[name] = int64(c.Generation)
 		if c.ClusterID == "" {
 			mem.Drift[name] = []string{"no configuration"}
-		} else if keys := after[name].differences(c.Settings); len(keys) > 0 {
+			mem.Changed[name] = mem.Drift[name]
+			continue
+		}
+		if keys := after[name].differences(c.Settings); len(keys) > 0 {
 			mem.Drift[name] = keys
+		}
+		if keys := before[name].differences(c.Settings); len(keys) > 0 {
+			mem.Changed[name] = keys
 		}
 	}
 	m.Generations = numberMap(generations)
