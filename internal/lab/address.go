@@ -105,12 +105,15 @@ func listener(host string, port int) int {
 	if err != nil {
 		return 0
 	}
-	// The kernel prints the address as the hex of a native-endian word.
+	// The kernel prints the address as the hex of a native-endian word. Java
+	// listens on the IPv6 form of an address, ::ffff:127.50.1.1.
 	b := addr.As4()
+	at := fmt.Sprintf("%02X%02X%02X%02X:%04X", b[3], b[2], b[1], b[0], port)
 	want := map[string]bool{
-		fmt.Sprintf("%02X%02X%02X%02X:%04X", b[3], b[2], b[1], b[0], port): true,
-		fmt.Sprintf("00000000:%04X", port):                                 true,
-		strings.Repeat("0", 32) + fmt.Sprintf(":%04X", port):               true,
+		at:                                 true,
+		"0000000000000000FFFF0000" + at:    true,
+		fmt.Sprintf("00000000:%04X", port): true,
+		strings.Repeat("0", 32) + fmt.Sprintf(":%04X", port): true,
 	}
 	sockets := map[string]bool{}
 	for _, table := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {

@@ -93,6 +93,9 @@ func Up(ctx context.Context, o Options) (*Lab, error) {
 			return nil, err
 		}
 		s = newState(o)
+		if err := s.checkFree(dir); err != nil {
+			return nil, err
+		}
 	case err != nil:
 		return nil, err
 	default:
@@ -147,6 +150,20 @@ func (o *Options) complete() error {
 		problems = append(problems, err)
 	}
 	return errors.Join(problems...)
+}
+
+// checkFree tells that an address of a new lab is in use, before the folder is
+// that lab's for good: the way out is another base address.
+func (s *state) checkFree(dir string) error {
+	l := fromState(dir, s)
+	for _, c := range l.Clusters() {
+		for _, n := range c.Nodes {
+			if err := n.checkFree(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // locate finds Java and the jars, again at each Up: they may have moved.

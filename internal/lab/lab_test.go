@@ -63,6 +63,12 @@ func TestASecondUpTellsEachDifference(t *testing.T) {
 	if err := s.adopt("/lab", Options{Proxies: 2}); err != nil || s.Proxies != 2 {
 		t.Errorf("two more proxies: %v, %d; want 2", err, s.Proxies)
 	}
+	if err := s.adopt("/lab", Options{Proxies: maxProxies + 1}); err == nil || s.Proxies != 2 {
+		t.Errorf("%d proxies: %v, now %d; want a refusal", maxProxies+1, err, s.Proxies)
+	}
+	if err := s.adopt("/lab", Options{Proxies: 1}); err == nil || !strings.Contains(err.Error(), "proxies: it has 2, asked for 1") {
+		t.Errorf("fewer proxies: %v, want the difference", err)
+	}
 	err := s.adopt("/lab", Options{Nodes: 3, TargetVersion: "5.0.3", BaseAddress: netip.MustParseAddr("127.9.0.0")})
 	var differs *DiffersError
 	if !errors.As(err, &differs) || len(differs.Differences) != 3 {
@@ -116,6 +122,35 @@ func TestTwoUpsInOneFolderDoNotMeet(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = again.Close()
+}
+
+func TestALabWhoseAddressIsInUseIsNotMade(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.61.252.1:9042")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	dir := t.TempDir()
+	var busy *AddressError
+	if _, err := Up(t.Context(), Options{Dir: dir, BaseAddress: netip.MustParseAddr("127.61.251.0")}); !errors.As(err, &busy) {
+		t.Errorf("up: %v, want an *AddressError", err)
+	}
+	if _, err := Open(dir); !errors.Is(err, errNoLab) {
+		t.Errorf("the folder after it: %v, want none, so that another base address can be given", err)
+	}
+}
+
+func TestWhoListensOnTheIPv6FormOfAnAddressIsFound(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp6", "[::ffff:127.61.250.3]:0")
+	if err != nil {
+		t.Skipf("SKIPPED, no IPv6 here: %v", err)
+	}
+	defer func() { _ = l.Close() }()
+	if got := listener("127.61.250.3", l.Addr().(*net.TCPAddr).Port); got != os.Getpid() {
+		t.Errorf("process %d, want %d", got, os.Getpid())
+	}
 }
 
 func TestAnAddressInUseNamesWhoHasIt(t *testing.T) {

@@ -98,10 +98,8 @@ func (n *Node) launch() error {
 	case processPaused:
 		return fmt.Errorf("start %s: it is paused; continue it", n.Name)
 	}
-	for _, port := range []int{n.Port, cassandra.StoragePort} {
-		if err := checkFree(n.Address, port); err != nil {
-			return fmt.Errorf("start %s: %w", n.Name, err)
-		}
+	if err := n.checkFree(); err != nil {
+		return err
 	}
 	v, err := cassandra.ParseVersion(n.Version)
 	if err != nil {
@@ -126,6 +124,16 @@ func (n *Node) launch() error {
 		path: filepath.Join(n.lab.state.Java, "bin", "java"), args: args,
 	}.start()
 	return err
+}
+
+// checkFree reports who has one of the node's addresses, if anyone.
+func (n *Node) checkFree() error {
+	for _, port := range []int{n.Port, cassandra.StoragePort} {
+		if err := checkFree(n.Address, port); err != nil {
+			return fmt.Errorf("start %s: %w", n.Name, err)
+		}
+	}
+	return nil
 }
 
 // awaitPort returns when the node accepts connections.

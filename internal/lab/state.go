@@ -116,8 +116,14 @@ func (s *state) adopt(dir string, asked Options) error {
 			differ(phase.Side(side).String()+" version", s.Versions[side], v)
 		}
 	}
+	if asked.Proxies != 0 && asked.Proxies < s.Proxies {
+		differ("proxies", s.Proxies, asked.Proxies)
+	}
 	if len(e.Differences) > 0 {
 		return e
+	}
+	if asked.Proxies > maxProxies {
+		return fmt.Errorf("proxies: %d is above %d; ask for fewer", asked.Proxies, maxProxies)
 	}
 	s.Proxies = max(s.Proxies, asked.Proxies)
 	return nil
