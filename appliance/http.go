@@ -270,14 +270,14 @@ func decode(r *request, into any) *adminapi.Problem {
 	}
 	var long *http.MaxBytesError
 	if errors.As(err, &long) {
-		p := problem(badBody, "the body is longer than %d bytes", long.Limit)
+		p := problem(badBody, "the body is longer than %d bytes; send a smaller document", long.Limit)
 		p.Status = http.StatusRequestEntityTooLarge
 		return p
 	}
 	if err == io.EOF {
 		err = errors.New("it is empty")
 	}
-	return problem(badBody, "the body is not the JSON document of this call: %v", err)
+	return problem(badBody, "the body is not the JSON document of this call: %v; correct it, and send it again", err)
 }
 
 func clip(text string) string {
