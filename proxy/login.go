@@ -206,6 +206,7 @@ func (s *session) login(f frame.Frame, op frame.Opcode) error {
 	}
 	s.scope.Store(sc)
 	s.state = ready
+	s.boundBody()
 	_ = s.nc.SetReadDeadline(time.Time{})
 	if s.draining.Load() {
 		s.drain()

@@ -26,6 +26,9 @@ const (
 	// lingerTimeout is how long a client that is closed may take to read its last
 	// answers and close its end.
 	lingerTimeout = 5 * time.Second
+	// maxLoginBody bounds what a client may send before it has logged in, which
+	// the proxy keeps in memory: STARTUP and a password are a few hundred bytes.
+	maxLoginBody = 64 << 10
 	// flushEvery is after how many requests of one burst the nodes get them,
 	// though the client has sent more: so that a large burst does not wait for
 	// its own end.
@@ -199,6 +202,7 @@ func (s *session) read() error {
 	if err := s.handshakeTLS(); err != nil {
 		return err
 	}
+	s.boundBody()
 	if s.draining.Load() {
 		s.drain() // it came between
 	}
@@ -227,6 +231,15 @@ func (s *session) read() error {
 			s.batch.Now = upstream.Nanotime()
 		}
 	}
+}
+
+// boundBody sets how large a frame the client may send in its state.
+func (s *session) boundBody() {
+	if s.state == ready {
+		s.in.SetMaxBody(frame.MaxBody)
+		return
+	}
+	s.in.SetMaxBody(maxLoginBody)
 }
 
 // readFailed answers what can be answered of a read error.

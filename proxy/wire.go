@@ -118,6 +118,7 @@ func (s *session) speak(src frame.Source) {
 	case s.version == frame.V5:
 		s.segments = frame.NewSegmentReader(src, lz4)
 		s.in = frame.NewReader(s.segments, frame.MaxBody)
+		s.boundBody()
 		s.out.SetEncode(func(dst, frames []byte) []byte { return frame.AppendSegments(dst, frames, lz4) })
 	case s.compression != frame.NoCompression:
 		s.out.SetEncode(s.compression.AppendAllCompressed)

@@ -56,6 +56,10 @@ func NewReader(src Source, maxBody int) *Reader {
 	return r
 }
 
+// SetMaxBody changes the bound of NewReader, for frames that Next has not begun
+// to read.
+func (r *Reader) SetMaxBody(n int) { r.maxBody = n }
+
 // Next returns the next frame. The slice is valid, and may be changed, until
 // the following call to Next or Release; a caller that keeps it must copy.
 // It returns io.EOF only between frames, io.ErrUnexpectedEOF inside one,
