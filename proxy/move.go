@@ -224,7 +224,9 @@ func (s *session) move() error {
 	}
 	if err := m.give(s); err != nil {
 		s.srv.log.Warn("client not moved; closed", "client", s.nc.RemoteAddr(), "cause", err)
-		return fmt.Errorf("%w: %w", errDrained, err)
+		// Perhaps the other process has it all the same: this one lets go of its
+		// copy of the socket and touches the connection no more.
+		return err
 	}
 	return errMoved
 }
