@@ -306,7 +306,7 @@ func (l *leg) prepare(b *upstream.Batch, c *upstream.Conn, st *prepared.Statemen
 
 func (l *leg) sendPrepare(b *upstream.Batch, c *upstream.Conn, st *prepared.Statement) bool {
 	f := frame.AppendHeader(nil, l.ex.s.version, false, 0, 0, frame.OpPrepare, 0)
-	f = frame.AppendPrepare(f, l.ex.s.version, st.Text, st.Keyspace)
+	f = frame.AppendPrepare(f, l.ex.s.version, st.NodeText(), st.Keyspace)
 	frame.PutLength(f)
 	if err := c.Send(l, f, upstream.Patch{}, b.Now); err != nil {
 		l.lose(b, err)

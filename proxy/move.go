@@ -71,6 +71,9 @@ func (m *mover) news() []control.Statement {
 		m.known[string(st.ID)] = true
 		told := st.CommonlyTold()
 		c := control.Statement{ID: st.ID, Told: told[:], Text: st.Text, Keyspace: st.Keyspace, Own: st.Own != nil}
+		for _, m := range st.Hidden() {
+			c.NodeText, c.HiddenNames = st.NodeText(), append(c.HiddenNames, m.Name)
+		}
 		for _, side := range phase.Sides {
 			if md := st.Side(side); md != nil {
 				c.Sides[side] = control.Prepared{ID: md.ID, ResultDigest: md.ResultDigest[:]}
@@ -193,6 +196,9 @@ func (s *Server) learn(c *control.Statement) {
 		Idempotent: class.IsRead() || scanned.Idempotent, CAS: scanned.CAS, Counter: scanned.Counter,
 	}
 	copy(st.Told[:], c.Told)
+	if !st.Relearn(s.rule, &scanned, c.NodeText, c.HiddenNames) {
+		return
+	}
 	if c.Own {
 		tables := s.systemTables()
 		sel, problem := parseVirtual(&scanned, class)

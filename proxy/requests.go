@@ -12,6 +12,7 @@ import (
 	"github.com/zdmproject/terraform-provider-zdm/proxy/paging"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/prepared"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/rewrite"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/route"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/upstream"
 )
@@ -38,6 +39,9 @@ func (s *session) query(f frame.Frame) {
 	case route.Use:
 		s.use(f, &st)
 		return
+	}
+	if s.srv.rule.Wants(&st) {
+		f, q = s.srv.rule.Query(f, at, q, s.srv.values)
 	}
 	ex := newExchange(s, f, sc)
 	ex.describe(class, &st)
@@ -99,7 +103,7 @@ func (ex *exchange) shadowCopy(f frame.Frame) *exchange {
 
 // prepare handles PREPARE.
 func (s *session) prepare(f frame.Frame) {
-	body, _, err := frame.SplitRequest(f)
+	body, at, err := frame.SplitRequest(f)
 	if err != nil {
 		s.malformed(f, err)
 		return
@@ -125,6 +129,11 @@ func (s *session) prepare(f frame.Frame) {
 	if len(st.Keyspace.Raw) == 0 {
 		making.Keyspace = keyspace
 	}
+	if s.srv.rule.Wants(&st) {
+		if making.Replaced = s.srv.rule.Prepare(p.Text); making.Replaced != nil {
+			f = rewrite.Text(f, at, len(p.Text), []byte(making.Replaced.Text))
+		}
+	}
 	ex := newExchange(s, f, sc)
 	ex.making = making
 	ex.st = merge.Statement{Lenient: class.IsRead()}
@@ -135,7 +144,16 @@ func (s *session) prepare(f frame.Frame) {
 // finishPrepare stores what the sides answered, and returns what the client
 // gets: the answer of side, whose id it is from then on.
 func (ex *exchange) finishPrepare(side phase.Side, frames [2]frame.Frame) frame.Frame {
-	st := ex.making
+	st, answer := ex.making, frames[side]
+	if st.Replaced != nil {
+		// The node's id is also that of the statement that has the markers from the
+		// beginning.
+		var err error
+		st.ID = rewrite.ID(st.Keyspace, st.Text)
+		if answer, err = rewrite.Answer(answer, st.ID, st.Replaced); err != nil {
+			return frame.AppendError(nil, ex.s.version, 0, rewrite.Refusal(err))
+		}
+	}
 	// The answering side first: what it says is what the client is told.
 	for _, from := range []phase.Side{side, side.Other()} {
 		if ex.legs[from].out.Result != merge.Succeeded {
@@ -149,14 +167,17 @@ func (ex *exchange) finishPrepare(side phase.Side, frames [2]frame.Frame) frame.
 			continue
 		}
 		if from == side {
-			st.ID, st.Told = m.ID, m.ResultDigest
+			st.Told = m.ResultDigest
+			if st.ID == nil {
+				st.ID = m.ID
+			}
 		}
 		st.SetSide(from, m)
 	}
 	if st.ID != nil {
 		ex.s.srv.cache.Put(st)
 	}
-	return frames[side]
+	return answer
 }
 
 // readPrepared reads a RESULT Prepared.
@@ -196,6 +217,12 @@ func (s *session) execute(f frame.Frame) {
 		s.virtualExecute(f, st, body, e.Params)
 		return
 	}
+	if st.Replaced != nil {
+		if f, e.Params, err = rewrite.Execute(f, at, e.Params, st.Hidden(), s.srv.values); err != nil {
+			s.respondError(&s.batch, f.Stream(), rewrite.Refusal(err))
+			return
+		}
+	}
 	sc := s.scope.Load()
 	if st.Keyspace != "" && st.Keyspace != sc.keyspace {
 		sc = s.scopeFor(st.Keyspace)
@@ -230,7 +257,7 @@ func unpreparedError(id []byte) frame.ErrorBody {
 
 // execBatch handles BATCH.
 func (s *session) execBatch(f frame.Frame) {
-	body, _, err := frame.SplitRequest(f)
+	body, at, err := frame.SplitRequest(f)
 	if err != nil {
 		s.malformed(f, err)
 		return
@@ -246,9 +273,11 @@ func (s *session) execBatch(f frame.Frame) {
 		Counter: bt.Type == frame.BatchCounter, Unlogged: bt.Type == frame.BatchUnlogged,
 	}
 	ex.consistency = bt.Params.Consistency
+	replace := false
 	for it := bt.Children(); it.Next(); {
 		if !it.Prepared {
 			st := scan.Scan(it.Text)
+			replace = replace || s.srv.rule.Wants(&st)
 			ex.addChild(st.Idempotent, st.CAS)
 			continue
 		}
@@ -259,7 +288,15 @@ func (s *session) execBatch(f frame.Frame) {
 			return
 		}
 		ex.addChild(child.Idempotent, child.CAS)
+		replace = replace || child.Replaced != nil
 		ex.children = append(ex.children, child)
+	}
+	if replace {
+		if f, err = s.srv.rule.Batch(f, at, &bt, func(i int) []rewrite.Marker { return ex.children[i].Hidden() }, s.srv.values); err != nil {
+			ex.free()
+			s.malformed(f, err)
+			return
+		}
 	}
 	ex.plan = route.Decide(s.srv.phase.Load().rule, route.Write, s.srv.routing)
 	ex.kind, ex.counted = metrics.Writes, true

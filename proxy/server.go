@@ -17,6 +17,7 @@ import (
 	"github.com/zdmproject/terraform-provider-zdm/proxy/metrics"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/prepared"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/rewrite"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/route"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/transport"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/upstream"
@@ -39,6 +40,8 @@ type Server struct {
 	cache     *prepared.Cache
 	routing   route.Options
 	blocked   map[frame.Version]bool
+	rule      rewrite.Rule    // which functions are replaced
+	values    *rewrite.Source // by what
 	faults    faults.Log
 
 	phase   atomic.Pointer[phaseState]
@@ -70,6 +73,8 @@ func New(cfg *config.Config, log *slog.Logger) (*Server, error) {
 		cfg: cfg, log: log, cache: prepared.NewCache(cacheSize), serving: make(chan struct{}),
 		routing:  route.Options{SystemQueries: cfg.SystemQueriesMode, ShadowReads: cfg.ShadowReads},
 		blocked:  make(map[frame.Version]bool),
+		rule:     rewrite.NewRule(cfg.ReplaceFunctions, cfg.ReplaceAllFunctions),
+		values:   rewrite.NewSource(time.Now),
 		sessions: make(map[*session]struct{}), listeners: make(map[net.Listener]struct{}),
 	}
 	var err error

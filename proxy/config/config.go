@@ -23,6 +23,9 @@ type Config struct {
 	Phase phase.Phase
 	// ShadowReads sends copies of reads to Origin in cut_over.
 	ShadowReads bool
+	// ReplaceFunctions replaces now() in writes; ReplaceAllFunctions, which is never
+	// alone, also what differs from call to call besides, and where it is nested.
+	ReplaceFunctions, ReplaceAllFunctions bool
 	// ClientCredentials says whose credentials clients send.
 	ClientCredentials ClientCredentials
 	// SystemQueriesMode is the side that answers system queries and whose schema
@@ -182,17 +185,15 @@ func parse(values map[string]string, complete bool) (*Config, error) {
 			p.add("%s: %v", s.Key(), err)
 			continue
 		}
-		if v.text() != s.Default {
-			switch s.Support {
-			case Refused:
-				p.add("%s: %s is not supported yet; %s", s.Key(), s.feature, s.instead)
-			case Accepted:
-				c.warn("%s: accepted, and has no effect in this version", s.Key())
-			}
+		if v.text() != s.Default && s.Support == Accepted {
+			c.warn("%s: accepted, and has no effect in this version", s.Key())
 		}
 	}
 	c.settlePhase(&p)
 	c.settleCredentials(&p)
+	if c.ReplaceAllFunctions && !c.ReplaceFunctions {
+		p.add("replace_all_cql_functions: has no meaning without replace_cql_functions; set that to true as well, or leave this out")
+	}
 	for _, side := range phase.Sides {
 		c.checkCluster(&p, side, complete)
 	}

@@ -54,11 +54,8 @@ to ignore it would not be safe.
 		if s.Secret {
 			marks = append(marks, "*secret*")
 		}
-		switch s.Support {
-		case Accepted:
+		if s.Support == Accepted {
 			marks = append(marks, "*no effect*")
-		case Refused:
-			marks = append(marks, "*refused*")
 		}
 		doc := s.Doc
 		if len(marks) > 0 {

@@ -94,8 +94,3 @@ func accepted(s Setting) Setting {
 	s.Support = Accepted
 	return s
 }
-
-func refused(s Setting, feature, instead string) Setting {
-	s.Support, s.feature, s.instead = Refused, feature, instead
-	return s
-}

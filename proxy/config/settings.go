@@ -28,13 +28,10 @@ const (
 // Support says what this version does with a setting.
 type Support uint8
 
-// Honoured has its effect; Accepted is valid, has none, and is warned of;
-// Refused is an error when set to anything but its default, since to ignore it
-// would not be safe.
+// Honoured has its effect; Accepted is valid, has none, and is warned of.
 const (
 	Honoured Support = iota + 1
 	Accepted
-	Refused
 )
 
 func (s Support) String() string {
@@ -43,8 +40,6 @@ func (s Support) String() string {
 		return "honoured"
 	case Accepted:
 		return "accepted, no effect"
-	case Refused:
-		return "not supported yet"
 	}
 	return fmt.Sprintf("support(%d)", uint8(s))
 }
@@ -64,9 +59,6 @@ type Setting struct {
 	Support Support
 	Doc     string
 
-	// feature and instead make the error of a Refused one: "x: FEATURE is not
-	// supported yet; INSTEAD".
-	feature, instead string
 	// bind ties the row to its field of a Config.
 	bind func(*Config) value
 }
@@ -104,8 +96,10 @@ func globalSettings() []Setting {
 		word("READ_MODE", "PRIMARY_ONLY", "DUAL_ASYNC_ON_SECONDARY sends a copy of each read to the other cluster and drops its answer.",
 			readModeWords, func(c *Config) *ReadMode { return &c.ReadMode }),
 		ours(boolean("SHADOW_READS", false, "Whether Origin gets a copy of each read in phase cut_over.", func(c *Config) *bool { return &c.ShadowReads })),
-		refused(boolean("REPLACE_CQL_FUNCTIONS", false, "Replaces now() in writes with a value made by the proxy, so that both clusters store the same one.", nil),
-			"replacing now()", "leave it false, and let the application make such values, since now() differs between the clusters"),
+		boolean("REPLACE_CQL_FUNCTIONS", false, "Replaces now() in writes with a value made by the proxy, so that both clusters store the same one. Only where it is a whole term.",
+			func(c *Config) *bool { return &c.ReplaceFunctions }),
+		ours(boolean("REPLACE_ALL_CQL_FUNCTIONS", false, "With REPLACE_CQL_FUNCTIONS: also uuid(), currentTimestamp(), currentDate(), currentTime() and currentTimeUUID(), and all of them also as arguments and within collections.",
+			func(c *Config) *bool { return &c.ReplaceAllFunctions })),
 		accepted(millis("ASYNC_HANDSHAKE_TIMEOUT_MS", 4000, "Bound for making ready what copies of reads need. Copies use the shared connections here, so there is no handshake of their own.", nil)),
 		word("LOG_LEVEL", "INFO", "Least severe level that is logged.", levelWords, func(c *Config) *slog.Level { return &c.LogLevel }),
 		ours(word("LOG_FORMAT", "text", "How log lines look.", formatWords, func(c *Config) *LogFormat { return &c.LogFormat })),

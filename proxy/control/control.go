@@ -117,6 +117,11 @@ type Statement struct {
 	ID       []byte `json:"id"`
 	Text     string `json:"text"`
 	Keyspace string `json:"keyspace,omitempty"`
+	// NodeText is what the sides have prepared instead of Text; empty for Text
+	// itself. HiddenNames are those of the bind markers that it has more, in order;
+	// an empty one cannot be told from another.
+	NodeText    string   `json:"node_text,omitempty"`
+	HiddenNames []string `json:"hidden_names,omitempty"`
 	// Told is the digest of the result metadata that its clients decode with; all
 	// zero if not all of them decode with the same.
 	Told []byte `json:"told,omitempty"`

@@ -12,7 +12,9 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/zdmproject/terraform-provider-zdm/cql/scan"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/rewrite"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/route"
 )
 
@@ -40,6 +42,8 @@ type Statement struct {
 	Told [md5.Size]byte
 	// Text is the statement.
 	Text string
+	// Replaced is what the sides have prepared instead, nil for Text itself.
+	Replaced *rewrite.Replacement
 	// Keyspace is the one in which it was prepared; "" if the text names its own,
 	// so that it can be prepared again in any.
 	Keyspace string
@@ -55,6 +59,40 @@ type Statement struct {
 	sides  [2]atomic.Pointer[Metadata]
 	differ [2]atomic.Bool // a side's result metadata were once not those of Told
 	used   atomic.Bool    // since the hand of the clock came by
+}
+
+// NodeText is the text that the sides have prepared.
+func (s *Statement) NodeText() string {
+	if s.Replaced != nil {
+		return s.Replaced.Text
+	}
+	return s.Text
+}
+
+// Hidden are the bind markers that clients do not know of.
+func (s *Statement) Hidden() []rewrite.Marker {
+	if s.Replaced == nil {
+		return nil
+	}
+	return s.Replaced.Markers
+}
+
+// Relearn makes Replaced of a statement that another process hands over, with the
+// node text and names of hidden markers that it had there. It is false if the rule
+// wants another text now: then the client is to hear UNPREPARED, and prepare again.
+// scanned is of Text.
+func (s *Statement) Relearn(r rewrite.Rule, scanned *scan.Statement, nodeText string, names []string) bool {
+	if r.Wants(scanned) {
+		s.Replaced = r.Prepare([]byte(s.Text))
+	}
+	hidden := s.Hidden()
+	if len(names) != len(hidden) || len(hidden) > 0 && nodeText != s.NodeText() {
+		return false
+	}
+	for i, name := range names {
+		hidden[i].Name = name
+	}
+	return true
 }
 
 // Side returns what a side answered, or nil if it was never asked.
@@ -129,7 +167,7 @@ func (c *Cache) Put(s *Statement) *Statement {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if old := c.byID[string(s.ID)]; old != nil {
-		if old.Keyspace == s.Keyspace && old.Text == s.Text {
+		if old.Keyspace == s.Keyspace && old.Text == s.Text && old.NodeText() == s.NodeText() {
 			old.renew(s)
 			return old
 		}

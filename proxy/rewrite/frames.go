@@ -1,6 +1,7 @@
 package rewrite
 
 import (
+	"crypto/md5"
 	"encoding/binary"
 	"fmt"
 
@@ -23,6 +24,18 @@ func Text(f frame.Frame, at, n int, text []byte) frame.Frame {
 	return out
 }
 
+// Query returns a QUERY with literals for the calls in its text, and what is read
+// of it; both as they are if there is none. q is of the body of f.
+func (r Rule) Query(f frame.Frame, at int, q frame.Query, src *Source) (frame.Frame, frame.Query) {
+	text := r.Inline(q.Text, src)
+	if text == nil {
+		return f, q
+	}
+	f = Text(f, at, len(q.Text), text)
+	q, _ = frame.ParseQuery(f[at:], f.Version()) // all but the text was read before
+	return f, q
+}
+
 // maxValues is what the [short] in front of values counts to.
 const maxValues = 1<<16 - 1
 
@@ -34,19 +47,19 @@ func (e *AmbiguousError) Error() string {
 	return fmt.Sprintf("values by name cannot be told from that of %s(), which has the name of another bind marker; send them by position, or name the markers", e.Marker.Function)
 }
 
-// Execute returns an EXECUTE with values for the hidden markers. p is of the
-// body of f.
-func Execute(f frame.Frame, at int, p *frame.Params, markers []Marker, src *Source) (frame.Frame, error) {
+// Execute returns an EXECUTE with values for the hidden markers, and its
+// parameters. p is of the body of f.
+func Execute(f frame.Frame, at int, p frame.Params, markers []Marker, src *Source) (frame.Frame, frame.Params, error) {
 	named := p.Flags&frame.QueryValueNames != 0
 	if named {
 		for i := range markers {
 			if markers[i].Name == "" {
-				return nil, &AmbiguousError{markers[i]}
+				return f, p, &AmbiguousError{markers[i]}
 			}
 		}
 	}
 	if p.ValuesCount+len(markers) > maxValues {
-		return nil, &frame.MalformedError{What: "number of values", Offset: p.ValuesOffset}
+		return f, p, &frame.MalformedError{What: "number of values", Offset: p.ValuesOffset}
 	}
 	flags := at + p.FlagsOffset
 	values := flags + 1
@@ -60,7 +73,8 @@ func Execute(f frame.Frame, at int, p *frame.Params, markers []Marker, src *Sour
 	out, n := appendValues(out, f[values:], p.ValuesCount, named, markers, src)
 	out = append(out, f[values+n:]...)
 	frame.PutLength(out)
-	return out, nil
+	e, err := frame.ParseExecute(out[at:], out.Version())
+	return out, e.Params, err
 }
 
 // appendValues appends count values with those of the markers among them, and
@@ -99,9 +113,9 @@ func appendValue(dst []byte, m Marker, named bool, src *Source) []byte {
 }
 
 // Batch returns a BATCH with the calls in its children replaced. markers tells
-// those of a prepared child, which it is asked for in order.
-func (r Rule) Batch(f frame.Frame, at int, b *frame.Batch, markers func() []Marker, src *Source) (frame.Frame, error) {
-	out, from := make(frame.Frame, 0, len(f)+64*b.Count), 0
+// those of its prepared children, which it numbers from 0.
+func (r Rule) Batch(f frame.Frame, at int, b *frame.Batch, markers func(i int) []Marker, src *Source) (frame.Frame, error) {
+	out, from, child := make(frame.Frame, 0, len(f)+64*b.Count), 0, 0
 	for it := b.Children(); it.Next(); {
 		count := at + it.ValuesOffset - 2
 		if !it.Prepared {
@@ -112,7 +126,8 @@ func (r Rule) Batch(f frame.Frame, at int, b *frame.Batch, markers func() []Mark
 			}
 			continue
 		}
-		hidden := markers()
+		hidden := markers(child)
+		child++
 		if len(hidden) == 0 {
 			continue
 		}
@@ -128,6 +143,25 @@ func (r Rule) Batch(f frame.Frame, at int, b *frame.Batch, markers func() []Mark
 	out = append(out, f[from:]...)
 	frame.PutLength(out)
 	return out, nil
+}
+
+// Refusal is what a client is told that cannot have a statement replaced.
+func Refusal(err error) frame.ErrorBody {
+	e := frame.ErrorBody{Code: frame.ErrServer, Message: err.Error()}
+	switch err.(type) {
+	case *TypeError, *AmbiguousError:
+		e.Code = frame.ErrInvalid
+	case *frame.MalformedError:
+		e.Code = frame.ErrProtocol
+	}
+	return e
+}
+
+// ID is the id of a statement whose calls are replaced: what a node would give to
+// the statement as it was, so that it stays when replacing is turned on or off.
+func ID(keyspace, text string) []byte {
+	id := md5.Sum([]byte(keyspace + text))
+	return id[:]
 }
 
 // TypeError says that a function's value does not fit where it was called.

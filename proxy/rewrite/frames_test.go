@@ -138,9 +138,12 @@ func TestExecuteIsFilled(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			out, err := Execute(f, offset, &e.Params, test.markers, fixedSource())
+			out, p, err := Execute(f, offset, e.Params, test.markers, fixedSource())
 			if err != nil {
 				t.Fatal(err)
+			}
+			if p.PageSize != 5 || p.Timestamp != ts || p.ValuesCount < len(test.markers) {
+				t.Errorf("v%d: the parameters are %+v", v, p)
 			}
 			if !bytes.Equal(f, before) {
 				t.Errorf("v%d: the request itself was changed", v)
@@ -168,7 +171,7 @@ func TestExecuteWithNamesGetsTheMarkersNames(t *testing.T) {
 		t.Fatal(err)
 	}
 	markers := []Marker{{Index: 0, Function: scan.Now, Name: "zdm__now"}, {Index: 2, Function: scan.NewUUID, Name: "zdm__uuid"}}
-	out, err := Execute(f, at, &e.Params, markers, fixedSource())
+	out, _, err := Execute(f, at, e.Params, markers, fixedSource())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -178,7 +181,7 @@ func TestExecuteWithNamesGetsTheMarkersNames(t *testing.T) {
 	}
 	markers[1].Name = ""
 	var ambiguous *AmbiguousError
-	if _, err := Execute(f, at, &e.Params, markers, fixedSource()); !errors.As(err, &ambiguous) {
+	if _, _, err := Execute(f, at, e.Params, markers, fixedSource()); !errors.As(err, &ambiguous) {
 		t.Errorf("a marker without a name: got %v, want an AmbiguousError", err)
 	}
 }
@@ -200,11 +203,7 @@ func TestBatchChildrenAreReplacedAndFilled(t *testing.T) {
 			t.Fatal(err)
 		}
 		markers := [][]Marker{{{Index: 0, Function: scan.Now}, {Index: 2, Function: scan.Now}}, nil, {{Index: 0, Function: scan.Now}}}
-		out, err := TopLevel.Batch(f, at, &bt, func() []Marker {
-			m := markers[0]
-			markers = markers[1:]
-			return m
-		}, fixedSource())
+		out, err := TopLevel.Batch(f, at, &bt, func(i int) []Marker { return markers[i] }, fixedSource())
 		if err != nil {
 			t.Fatal(err)
 		}

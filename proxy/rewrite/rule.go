@@ -23,6 +23,18 @@ var (
 	Everywhere = Rule{functions: scan.Now | scan.NewUUID | scan.CurrentTimestamp | scan.CurrentDate | scan.CurrentTime | scan.CurrentTimeUUID, nested: true}
 )
 
+// NewRule returns the rule of the settings: whether now() is replaced, and with it
+// all else.
+func NewRule(now, all bool) (r Rule) {
+	switch {
+	case now && all:
+		return Everywhere
+	case now:
+		return TopLevel
+	}
+	return r
+}
+
 // Wants reports whether a statement may have a call to replace; false for all
 // but INSERT, UPDATE, DELETE and BATCH. This is all that a statement without
 // such a call costs.
