@@ -95,7 +95,7 @@ func (ex *exchange) free() {
 	}
 	clear(children[:cap(children)])
 	ex.s, ex.scope, ex.stmt, ex.making, ex.own = nil, nil, nil, nil, nil
-	ex.st = merge.Statement{}
+	ex.st, ex.consistency = merge.Statement{}, 0
 	ex.isUse, ex.shadow, ex.counted = false, false, false
 	ex.plan = route.Plan{}
 	ex.idAt, ex.flagsAt = 0, 0
@@ -135,6 +135,9 @@ func (ex *exchange) begin(f frame.Frame) {
 	if ex.stmt != nil || len(ex.children) > 0 {
 		f = ex.keep(f)
 	}
+	if ex.st.Lenient {
+		ex.leaveOut()
+	}
 	var conns [2]*upstream.Conn
 	for _, side := range phase.Sides {
 		if !ex.plan.Legs.Has(side) {
@@ -156,6 +159,24 @@ func (ex *exchange) begin(f frame.Frame) {
 		conns[side] = c
 	}
 	ex.sendAll(b, conns, f, s.touch)
+}
+
+// leaveOut takes a side that is out of reach off the plan of a PREPARE for which
+// the other one is enough: what reads one side need not wait for the other.
+func (ex *exchange) leaveOut() {
+	var within phase.Set
+	for _, side := range ex.plan.Legs.Each() {
+		if c, err := ex.s.pick(ex.scope, side); err == nil && c != nil {
+			within |= phase.Of(side)
+		}
+	}
+	if within == 0 || within == ex.plan.Legs {
+		return
+	}
+	ex.plan.Legs = within
+	if !within.Has(ex.plan.Answer) {
+		ex.plan.Answer = ex.plan.Answer.Other()
+	}
 }
 
 // sendAll sends every leg, and tells sent of each connection that is to be

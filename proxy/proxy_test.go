@@ -531,3 +531,42 @@ func TestDrainAnswersWhatIsInFlightAndTakesNoNewClients(t *testing.T) {
 	}
 	<-c.Done()
 }
+
+func TestAPreparedUseMovesOnlyTheSessionThatExecutesIt(t *testing.T) {
+	t.Parallel()
+	w := start(t, phase.DualWrite, cqltest.Options{}, cqltest.Options{}, nil)
+	c, other := cqltest.Dial(t, w.addr, cqltest.Login{}), cqltest.Dial(t, w.addr, cqltest.Login{})
+	id := prepare(t, c, "USE app")
+	if m, ok := execute(t, c, id).(*message.SetKeyspaceResult); !ok || m.Keyspace != "app" {
+		t.Fatalf("EXECUTE of USE: got %v, want SET_KEYSPACE app", m)
+	}
+	mustVoid(t, c.Query(t, "INSERT INTO mine (k) VALUES (1)"))
+	mustVoid(t, other.Query(t, "INSERT INTO theirs (k) VALUES (1)"))
+	for _, s := range phase.Sides {
+		if got := w.side(s).WaitFor(t, 1, cqltest.WithText("INTO mine"))[0].Keyspace; got != "app" {
+			t.Errorf("%s: the session's own write ran in keyspace %q, want app", s, got)
+		}
+		if got := w.side(s).WaitFor(t, 1, cqltest.WithText("INTO theirs"))[0].Keyspace; got != "" {
+			t.Errorf("%s: another session's write ran in keyspace %q, want none", s, got)
+		}
+	}
+}
+
+func TestAReadIsPreparedWhileTheOtherClusterIsDown(t *testing.T) {
+	t.Parallel()
+	w := start(t, phase.DualWrite, cqltest.Options{}, cqltest.Options{}, nil)
+	answerRows(w.origin, "origin")
+	c := cqltest.Dial(t, w.addr, cqltest.Login{})
+	mustVoid(t, c.Query(t, insert))
+	w.target.Stop()
+	eventually(t, "the proxy notices", func() bool {
+		_, ok := c.Query(t, insert).(*message.Unavailable)
+		return ok
+	})
+	if got := who(t, execute(t, c, prepare(t, c, sel))); got != "origin" {
+		t.Errorf("%s answered, want origin", got)
+	}
+	if e, ok := c.Ask(t, &message.Prepare{Query: insert}).(*message.Overloaded); !ok {
+		t.Errorf("PREPARE of a write: got %v, want OVERLOADED: nothing was sent, and another host may do", e)
+	}
+}

@@ -136,7 +136,7 @@ func (s *session) prepare(f frame.Frame) {
 	}
 	ex := newExchange(s, f, sc)
 	ex.making = making
-	ex.st = merge.Statement{Lenient: class.IsRead()}
+	ex.st = merge.Statement{Lenient: class.IsRead(), Inert: true}
 	ex.plan = route.Prepare(s.srv.phase.Load().rule)
 	ex.begin(f)
 }
@@ -213,8 +213,13 @@ func (s *session) execute(f frame.Frame) {
 		s.unprepared(f, e.ID)
 		return
 	}
-	if st.Own != nil {
+	switch {
+	case st.Own != nil:
 		s.virtualExecute(f, st, body, e.Params)
+		return
+	case st.Class == route.Use:
+		// As it is, it would move a connection that many clients share.
+		s.usePrepared(f, st.Text)
 		return
 	}
 	if st.Replaced != nil {

@@ -175,6 +175,6 @@ func (c *Config) checkRest(p *problems) {
 		p.add("control_conn_max_protocol_version: 2 is below 3; give 3 or above")
 	}
 	if len(c.BlockedVersions) > 0 && !slices.ContainsFunc(versionsServed, func(v ProtocolVersion) bool { return !slices.Contains(c.BlockedVersions, v) }) {
-		p.add("blocked_protocol_versions: leaves clients no version; leave out at least one of 3 and 4")
+		p.add("blocked_protocol_versions: leaves clients no version; leave out at least one of 3, 4, 5, DseV1 and DseV2")
 	}
 }

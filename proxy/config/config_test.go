@@ -110,7 +110,7 @@ func TestParseTellsWhatIsWrongAndWhatToDo(t *testing.T) {
 		{"word", []string{"primary_cluster", "both"}, []string{`primary_cluster: "both" is not known; give one of ORIGIN, TARGET`}},
 		{"level", []string{"log_level", "loud"}, []string{`log_level: "loud" is not known; give one of PANIC, FATAL, ERROR, WARN, INFO, DEBUG, TRACE`}},
 		{"version", []string{"blocked_protocol_versions", "v4, v9"}, []string{`blocked_protocol_versions: "v9" is not known; give some of 2, 3, 4, 5, DseV1, DseV2`}},
-		{"all versions blocked", []string{"blocked_protocol_versions", "3,4"}, []string{"blocked_protocol_versions: leaves clients no version; leave out at least one of 3 and 4"}},
+		{"all versions blocked", []string{"blocked_protocol_versions", "3,4,5,DseV1,DseV2"}, []string{"blocked_protocol_versions: leaves clients no version; leave out at least one of 3, 4, 5, DseV1 and DseV2"}},
 		{"version 2 only", []string{"control_conn_max_protocol_version", "2"}, []string{"control_conn_max_protocol_version: 2 is below 3; give 3 or above"}},
 		{"factor", []string{"heartbeat_retry_backoff_factor", "0.5"}, []string{"heartbeat_retry_backoff_factor: 0.5 is below 1; give a number from 1 to 100"}},
 		{"factor not a number", []string{"heartbeat_retry_backoff_factor", "NaN"}, []string{`heartbeat_retry_backoff_factor: "NaN" is not a number; give a number from 1 to 100`}},

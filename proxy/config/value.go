@@ -65,9 +65,8 @@ const (
 	VersionDSE2 ProtocolVersion = 0x42
 )
 
-// versionsServed are those that clients may speak whatever the clusters are:
-// at least one must be left to them.
-var versionsServed = []ProtocolVersion{Version3, Version4}
+// versionsServed are those that clients may speak, where both clusters do.
+var versionsServed = []ProtocolVersion{Version3, Version4, Version5, VersionDSE1, VersionDSE2}
 
 func (v ProtocolVersion) String() string { return versionWords.text(v) }
 
