@@ -35,7 +35,7 @@ func findTerraform(named string) (string, error) {
 	if named != "" {
 		path, err := exec.LookPath(named)
 		if err != nil {
-			return "", fmt.Errorf("terraform program: %w", err)
+			return "", fmt.Errorf("terraform program: %w; set TERRAFORM or -terraform to terraform or tofu, 1.11 or later", err)
 		}
 		return filepath.Abs(path)
 	}
