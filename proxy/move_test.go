@@ -14,11 +14,12 @@ import (
 	"github.com/zdmproject/terraform-provider-zdm/proxy"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/control"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/session"
 )
 
 // moveInto hands sockets to another server of the same process: a copy of the
 // descriptor, as another process would get it.
-func moveInto(t *testing.T, to *proxy.Server) proxy.Move {
+func moveInto(t *testing.T, to *proxy.Server) session.Move {
 	return func(m control.Message, client *net.TCPConn) error {
 		var nc net.Conn
 		if client != nil {

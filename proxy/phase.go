@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"sync"
 	"time"
@@ -11,15 +12,16 @@ import (
 	"github.com/zdmproject/terraform-provider-zdm/internal/buildinfo"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/control"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/session"
 )
 
 // Phase is the one that is served now, with its epoch.
 func (s *Server) Phase() (phase.Phase, uint64) {
-	ph := s.phase.Load()
-	if ph.rule == nil {
-		return phase.None, ph.epoch
+	ph := s.env.Phase.Load()
+	if ph.Rule == nil {
+		return phase.None, ph.Epoch
 	}
-	return ph.rule.Phase, ph.epoch
+	return ph.Rule.Phase, ph.Epoch
 }
 
 // ErrStaleEpoch: a phase was asked for with an epoch lower than the last one.
@@ -31,16 +33,16 @@ var ErrStaleEpoch = errors.New("stale epoch")
 func (s *Server) SetPhase(p phase.Phase, epoch uint64) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	old := s.phase.Load()
-	if epoch < old.epoch {
-		return fmt.Errorf("%w: %d is below %d; read the status and try again", ErrStaleEpoch, epoch, old.epoch)
+	old := s.env.Phase.Load()
+	if epoch < old.Epoch {
+		return fmt.Errorf("%w: %d is below %d; read the status and try again", ErrStaleEpoch, epoch, old.Epoch)
 	}
-	if old.rule != nil && old.rule.Phase == p {
-		s.phase.Store(&phaseState{rule: old.rule, epoch: epoch, since: old.since})
+	if old.Rule != nil && old.Rule.Phase == p {
+		s.env.Phase.Store(&session.Phase{Rule: old.Rule, Epoch: epoch, Since: old.Since})
 		return nil
 	}
-	s.phase.Store(&phaseState{rule: p.Rule(), epoch: epoch, since: time.Now().UTC()})
-	s.log.Info("phase", "phase", p, "epoch", epoch)
+	s.env.Phase.Store(&session.Phase{Rule: p.Rule(), Epoch: epoch, Since: time.Now().UTC()})
+	s.env.Log.Info("phase", "phase", p, "epoch", epoch)
 	return nil
 }
 
@@ -51,7 +53,7 @@ func (s *Server) Prove(ctx context.Context, p phase.Phase) error {
 	var wg sync.WaitGroup
 	var errs [2]error
 	for _, side := range p.Rule().Needed.Each() {
-		wg.Go(func() { errs[side] = s.clusters[side].Control().Prove(ctx) })
+		wg.Go(func() { errs[side] = s.env.Clusters[side].Control().Prove(ctx) })
 	}
 	wg.Wait()
 	if err := errors.Join(errs[:]...); err != nil {
@@ -64,19 +66,9 @@ func (s *Server) Prove(ctx context.Context, p phase.Phase) error {
 // of the phase finds it.
 func (s *Server) warm(ctx context.Context, p phase.Phase) error {
 	for _, ses := range s.snapshot() {
-		sc := ses.scope.Load()
-		if sc == nil {
-			continue // not logged in yet: it will log in to what is needed then
-		}
 		for _, side := range p.Rule().Needed.Each() {
-			if sc.pools[side].Load() != nil {
-				continue
-			}
-			if _, err := sc.connect(ctx, side); err != nil {
-				if sc.gone() {
-					continue // its client has left meanwhile
-				}
-				return fmt.Errorf("%s needs %s: the connections of client %s (keyspace %q): %w", p, side, ses.nc.RemoteAddr(), sc.keyspace, err)
+			if err := ses.Warm(ctx, side); err != nil {
+				return fmt.Errorf("%s needs %s: %w", p, side, err)
 			}
 		}
 	}
@@ -88,8 +80,8 @@ func (s *Server) warm(ctx context.Context, p phase.Phase) error {
 func (s *Server) NotReady() []string {
 	var out []string
 	for _, side := range s.needed().Each() {
-		st := s.clusters[side].Control().Status()
-		if st.Connected || s.clusters[side].Control().Topology() != nil && s.clusters[side].Control().Failures() < s.cfg.Heartbeat.FailureThreshold {
+		st := s.env.Clusters[side].Control().Status()
+		if st.Connected || s.env.Clusters[side].Control().Topology() != nil && s.env.Clusters[side].Control().Failures() < s.env.Config.Heartbeat.FailureThreshold {
 			continue
 		}
 		why := st.LastError
@@ -103,31 +95,55 @@ func (s *Server) NotReady() []string {
 
 // needed are the sides without which the server is not ready.
 func (s *Server) needed() phase.Set {
-	if ph := s.phase.Load(); ph.rule != nil {
-		return ph.rule.Needed
+	if ph := s.env.Phase.Load(); ph.Rule != nil {
+		return ph.Rule.Needed
 	}
-	return s.cfg.InitialPhase().Rule().Needed
+	return s.env.Config.InitialPhase().Rule().Needed
 }
 
 // Status is one look at the server. State, listen address and generation are
 // for the caller to fill in.
 func (s *Server) Status() control.Status {
-	ph := s.phase.Load()
+	ph := s.env.Phase.Load()
 	st := control.Status{
-		PID: os.Getpid(), Version: buildinfo.Version(), Epoch: ph.epoch, PhaseSince: ph.since,
-		Clients:  int(s.metrics.Clients.Load()),
-		Requests: s.metrics.Requests.Load(), Failures: s.metrics.Failures.Load(),
-		Origin: s.clusters[phase.Origin].Control().Status(), Target: s.clusters[phase.Target].Control().Status(),
-		NotReady: s.NotReady(), Errors: s.faults.Last(),
+		PID: os.Getpid(), Version: buildinfo.Version(), Epoch: ph.Epoch, PhaseSince: ph.Since,
+		Clients:  int(s.env.Metrics.Clients.Load()),
+		Requests: s.env.Metrics.Requests.Load(), Failures: s.env.Metrics.Failures.Load(),
+		Origin: s.env.Clusters[phase.Origin].Control().Status(), Target: s.env.Clusters[phase.Target].Control().Status(),
+		NotReady: s.NotReady(), Errors: s.env.Faults.Last(),
 	}
 	st.Phase, _ = s.Phase()
 	st.Ready = len(st.NotReady) == 0
-	for t := range s.metrics.InFlight {
-		st.InFlight += int(s.metrics.InFlight[t].Load())
+	for t := range s.env.Metrics.InFlight {
+		st.InFlight += int(s.env.Metrics.InFlight[t].Load())
 	}
 	return st
 }
 
 // ControlFailures is how often in a row the control connection of a side, by
 // its index, has failed.
-func (s *Server) ControlFailures(side int) int { return s.clusters[side].Control().Failures() }
+func (s *Server) ControlFailures(side int) int { return s.env.Clusters[side].Control().Failures() }
+
+// Adopt takes one message of a process that drains; nc is the client of its
+// session, nil if it has none. After an error nc is still the caller's.
+func (s *Server) Adopt(ctx context.Context, m control.Message, nc net.Conn) error {
+	for i := range m.Statements {
+		s.env.Learn(&m.Statements[i])
+	}
+	for i := range m.Warm {
+		if err := s.env.Warm(ctx, s.needed(), &m.Warm[i]); err != nil {
+			return err
+		}
+	}
+	if m.Session == nil {
+		return nil
+	}
+	if s.transport.Listen != nil {
+		return errors.New("clients must use TLS now, and this one does not")
+	}
+	ses, err := session.Adopt(&s.env, nc, m.Session)
+	if err != nil {
+		return err
+	}
+	return s.enter(ses)
+}

@@ -7,21 +7,18 @@ import (
 	"log/slog"
 	"net"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/zdmproject/terraform-provider-zdm/cql/frame"
-	"github.com/zdmproject/terraform-provider-zdm/internal/nbio"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/config"
-	"github.com/zdmproject/terraform-provider-zdm/proxy/faults"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/metrics"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/prepared"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/rewrite"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/route"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/session"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/transport"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/upstream"
-	"github.com/zdmproject/terraform-provider-zdm/proxy/virtual"
 )
 
 // cacheSize bounds the prepared statements that a proxy remembers. At a few
@@ -32,87 +29,68 @@ const cacheSize = 50_000
 // Server is a proxy. Its methods may be called from any goroutine.
 type Server struct {
 	// Set by New, then read only.
-	cfg       *config.Config
-	log       *slog.Logger
-	metrics   *metrics.Metrics
+	env       session.Env // what sessions share
 	transport *transport.Transport
-	clusters  [2]*upstream.Cluster
-	cache     *prepared.Cache
-	routing   route.Options
-	blocked   map[frame.Version]bool
-	rule      rewrite.Rule    // which functions are replaced
-	values    *rewrite.Source // by what
-	faults    faults.Log
-
-	phase   atomic.Pointer[phaseState]
-	tables  [2]atomic.Pointer[virtual.Tables] // by the side that they are modelled on
-	lastID  atomic.Uint64
-	serving chan struct{} // closed when Serve has begun
-	mover   atomic.Pointer[mover]
+	serving   chan struct{} // closed when Serve has begun
 
 	// Guarded by mu.
 	mu        sync.Mutex
-	sessions  map[*session]struct{}
+	sessions  map[*session.Session]struct{}
 	listeners map[net.Listener]struct{}
 	draining  bool
 	ctx       context.Context
 	running   sync.WaitGroup // accept loops and sessions
 }
 
-// phaseState is immutable; requests hold one for their whole life.
-type phaseState struct {
-	rule  *phase.Rule // nil: no phase, and no clients
-	epoch uint64
-	since time.Time
-}
-
 // New checks what it is given and starts nothing. The server has no phase until
 // SetPhase.
 func New(cfg *config.Config, log *slog.Logger) (*Server, error) {
 	s := &Server{
-		cfg: cfg, log: log, cache: prepared.NewCache(cacheSize), serving: make(chan struct{}),
-		routing:  route.Options{SystemQueries: cfg.SystemQueriesMode, ShadowReads: cfg.ShadowReads},
-		blocked:  make(map[frame.Version]bool),
-		rule:     rewrite.NewRule(cfg.ReplaceFunctions, cfg.ReplaceAllFunctions),
-		values:   rewrite.NewSource(time.Now),
-		sessions: make(map[*session]struct{}), listeners: make(map[net.Listener]struct{}),
+		env: session.Env{
+			Config: cfg, Log: log, Cache: prepared.NewCache(cacheSize),
+			Routing: route.Options{SystemQueries: cfg.SystemQueriesMode, ShadowReads: cfg.ShadowReads},
+			Blocked: make(map[frame.Version]bool),
+			Replace: rewrite.NewRule(cfg.ReplaceFunctions, cfg.ReplaceAllFunctions), Values: rewrite.NewSource(time.Now),
+		},
+		serving:  make(chan struct{}),
+		sessions: make(map[*session.Session]struct{}), listeners: make(map[net.Listener]struct{}),
 	}
 	var err error
 	if s.transport, err = transport.New(cfg, log); err != nil {
 		return nil, err
 	}
 	for _, v := range cfg.BlockedVersions {
-		s.blocked[frame.Version(v)] = true
+		s.env.Blocked[frame.Version(v)] = true
 	}
 	mo := metrics.Options{
 		Prefix:        cfg.Metrics.Prefix,
 		OriginBuckets: cfg.Metrics.OriginBuckets, TargetBuckets: cfg.Metrics.TargetBuckets, AsyncBuckets: cfg.Metrics.AsyncBuckets,
 	}
-	s.metrics = metrics.New(mo)
-	s.metrics.Gauge(mo, "pscache_entries_total", "Prepared statements that the proxy remembers.", func() float64 { return float64(s.cache.Len()) })
-	s.phase.Store(&phaseState{})
+	s.env.Metrics = metrics.New(mo)
+	s.env.Metrics.Gauge(mo, "pscache_entries_total", "Prepared statements that the proxy remembers.", func() float64 { return float64(s.env.Cache.Len()) })
+	s.env.Phase.Store(&session.Phase{})
 	for _, side := range phase.Sides {
 		c := cfg.Clusters[side]
-		s.clusters[side], err = upstream.NewCluster(upstream.ClusterOptions{
+		s.env.Clusters[side], err = upstream.NewCluster(upstream.ClusterOptions{
 			Control: s.transport.Cluster(upstream.ControlConfig{
 				Side: side, ContactPoints: c.ContactPoints, Port: c.Port, Username: c.Username, Password: c.Password,
 				Datacenter: c.LocalDatacenter, AssignHosts: c.AssignHosts, ConnectTimeout: c.ConnectTimeout,
 				HeartbeatInterval: cfg.Heartbeat.Interval, RetryMin: cfg.Heartbeat.RetryMin, RetryMax: cfg.Heartbeat.RetryMax, RetryFactor: cfg.Heartbeat.Factor,
 				MaxVersion: frame.Version(cfg.MaxProtocolVersion), Log: log,
-				OnTopology:     func(t *upstream.Topology) { s.onTopology(side, t) },
+				OnTopology:     func(t *upstream.Topology) { s.env.OnTopology(side, t) },
 				OnSchemaChange: func(body []byte) { s.onSchemaChange(side, body) },
 			}),
 			ConnectionsPerNode: cfg.UpstreamConnections,
 			RequestTimeout:     cfg.Listen.RequestTimeout, Heartbeat: cfg.Heartbeat.Interval, Log: log,
-			Meter:         func(side phase.Side, node string) any { return s.metrics.Node(side, node) },
-			ConnectFailed: func(side phase.Side, node string) { s.metrics.Node(side, node).ConnectionFailed() },
+			Meter:         func(side phase.Side, node string) any { return s.env.Metrics.Node(side, node) },
+			ConnectFailed: func(side phase.Side, node string) { s.env.Metrics.Node(side, node).ConnectionFailed() },
 		})
 		if err != nil {
 			return nil, err
 		}
-		s.metrics.WatchNodes(mo, side, func() []metrics.NodeGauges {
+		s.env.Metrics.WatchNodes(mo, side, func() []metrics.NodeGauges {
 			var out []metrics.NodeGauges
-			for _, n := range s.clusters[side].Stats() {
+			for _, n := range s.env.Clusters[side].Stats() {
 				out = append(out, metrics.NodeGauges(n))
 			}
 			return out
@@ -122,7 +100,7 @@ func New(cfg *config.Config, log *slog.Logger) (*Server, error) {
 }
 
 // Metrics is the server's registry.
-func (s *Server) Metrics() *metrics.Metrics { return s.metrics }
+func (s *Server) Metrics() *metrics.Metrics { return s.env.Metrics }
 
 // Serve runs the clusters until ctx ends, then ends every session, and returns
 // when all goroutines have. Clients come by Accept.
@@ -136,10 +114,10 @@ func (s *Server) Serve(ctx context.Context) error {
 	clusterCtx, endClusters := context.WithCancel(context.WithoutCancel(ctx))
 	defer endClusters()
 	var clusters sync.WaitGroup
-	for _, c := range s.clusters {
+	for _, c := range s.env.Clusters {
 		clusters.Go(func() {
 			if err := c.Serve(clusterCtx); err != nil && clusterCtx.Err() == nil {
-				s.log.Error("cluster ended", "cause", err)
+				s.env.Log.Error("cluster ended", "cause", err)
 			}
 		})
 	}
@@ -176,7 +154,7 @@ func (s *Server) acceptLoop(l net.Listener) {
 				return
 			}
 			// Out of descriptors, mostly: others close theirs, so try again.
-			s.log.Warn("accept", "cause", err)
+			s.env.Log.Warn("accept", "cause", err)
 			select {
 			case <-time.After(100 * time.Millisecond):
 			case <-s.ctx.Done():
@@ -190,43 +168,36 @@ func (s *Server) acceptLoop(l net.Listener) {
 
 // admit starts a session, or closes the connection.
 func (s *Server) admit(nc net.Conn) {
-	ses := s.newSession(s.transport.Client(nc))
-	ses.in = frame.NewReader(ses.nc, frame.MaxBody)
+	ses := session.New(&s.env, s.transport.Client(nc))
 	if err := s.enter(ses); err != nil {
 		_ = nc.Close()
-		s.log.Warn("client refused", "client", nc.RemoteAddr(), "cause", err)
+		s.env.Log.Warn("client refused", "client", nc.RemoteAddr(), "cause", err)
 	}
-}
-
-func (s *Server) newSession(nc net.Conn) *session {
-	ses := &session{id: s.lastID.Add(1), srv: s, nc: nbio.New(nc), idle: make(chan struct{}, 1)}
-	ses.out.Init(ses.nc, s.cfg.Listen.RequestTimeout, func(error) { _ = ses.nc.Close() })
-	return ses
 }
 
 var errDraining = errors.New("the proxy is draining; no new clients")
 
 // enter serves a session, if there is room.
-func (s *Server) enter(ses *session) error {
+func (s *Server) enter(ses *session.Session) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
 	case s.draining || s.ctx == nil || s.ctx.Err() != nil:
 		return errDraining
-	case s.phase.Load().rule == nil:
+	case s.env.Rule() == nil:
 		return errors.New("the proxy has no phase yet")
-	case len(s.sessions) >= s.cfg.Listen.MaxClients:
+	case len(s.sessions) >= s.env.Config.Listen.MaxClients:
 		return fmt.Errorf("there are %d clients; raise proxy_max_client_connections", len(s.sessions))
 	}
 	s.sessions[ses] = struct{}{}
-	s.metrics.Clients.Add(1)
+	s.env.Metrics.Clients.Add(1)
 	ctx := s.ctx
 	s.running.Go(func() {
-		ses.serve(ctx)
+		ses.Serve(ctx)
 		s.mu.Lock()
 		delete(s.sessions, ses)
 		s.mu.Unlock()
-		s.metrics.Clients.Add(-1)
+		s.env.Metrics.Clients.Add(-1)
 	})
 	return nil
 }
@@ -245,18 +216,19 @@ func (s *Server) closeListeners() {
 // that are left are closed. With move, clients are not closed but go on with the
 // process that takes over; those that cannot move are served until they leave, or
 // until ctx nears its deadline, and then closed between two requests.
-func (s *Server) Drain(ctx context.Context, move Move) error {
+func (s *Server) Drain(ctx context.Context, move session.Move) error {
 	if move != nil {
-		m := &mover{srv: s, send: move, known: make(map[string]bool)}
-		if err := m.first(); err != nil {
-			s.log.Warn("clients cannot move; they will be closed", "cause", err)
+		m := session.NewMover(&s.env, move)
+		if err := m.First(s.snapshot()); err != nil {
+			s.env.Log.Warn("clients cannot move; they will be closed", "cause", err)
+			move = nil
 		} else {
-			s.mover.Store(m)
+			m.Start()
 		}
 	}
 	s.mu.Lock()
 	s.draining = true
-	late := s.drainSessions(ctx)
+	late := s.drainSessions(ctx, move != nil)
 	s.mu.Unlock()
 	s.closeListeners()
 	tick := time.NewTicker(10 * time.Millisecond)
@@ -270,99 +242,54 @@ func (s *Server) Drain(ctx context.Context, move Move) error {
 		case <-tick.C:
 		case <-late:
 			for _, ses := range s.snapshot() {
-				ses.drain()
+				ses.Drain()
 			}
 		case <-ctx.Done():
 			for _, ses := range s.snapshot() {
-				_ = ses.nc.Close()
+				ses.Close()
 			}
 			return fmt.Errorf("drain: %d clients still had requests in flight: %w", n, context.Cause(ctx))
 		}
 	}
 }
 
-func (s *Server) snapshot() []*session {
+func (s *Server) snapshot() []*session.Session {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	out := make([]*session, 0, len(s.sessions))
+	out := make([]*session.Session, 0, len(s.sessions))
 	for ses := range s.sessions {
 		out = append(out, ses)
 	}
 	return out
 }
 
-// loginSides are those that a client's login needs: what the phase needs, and
-// the side whose credentials clients send.
-func (s *Server) loginSides() phase.Set {
-	return s.phase.Load().rule.Needed | phase.Of(s.credentialSide())
-}
-
-// credentialSide is the side whose credentials clients send: the configured one
-// if it asks for a login at all, or else the other one if that does.
-func (s *Server) credentialSide() phase.Side {
-	side := phase.Target
-	if s.cfg.ClientCredentials == config.CredentialsOrigin {
-		side = phase.Origin
-	}
-	known := s.clusters[side].Control().Topology() != nil
-	needed := s.phase.Load().rule.Needed
-	switch {
-	case known && s.authenticator(side) == "" && s.authenticator(side.Other()) != "":
-		return side.Other()
-	case known && s.authenticator(side) == "" && !needed.Has(side):
-		return side.Other()
-	}
-	return side
-}
-
-// authenticator is the class that a side's nodes ask for a login with; "" if
-// they do not, or none was reached yet.
-func (s *Server) authenticator(side phase.Side) string {
-	t := s.clusters[side].Control().Topology()
-	if t == nil {
-		return ""
-	}
-	return t.Authenticator
-}
-
 // onSchemaChange passes an event of the side that answers system queries on to
 // the clients that asked for it.
 func (s *Server) onSchemaChange(side phase.Side, body []byte) {
-	ph := s.phase.Load()
-	if ph.rule == nil || route.SystemSide(ph.rule, s.routing) != side {
+	rule := s.env.Rule()
+	if rule == nil || route.SystemSide(rule, s.env.Routing) != side {
 		return
 	}
 	b := upstream.Batch{Now: upstream.Nanotime()}
 	for _, ses := range s.snapshot() {
-		if !ses.events.Load() || ses.version == frame.V3 && newInV4(body) {
-			continue
-		}
-		f := frame.AppendHeader(nil, ses.version, true, 0, -1, frame.OpEvent, 0)
-		f = append(f, body...)
-		frame.PutLength(f)
-		ses.respond(&b, -1, f)
+		ses.Event(&b, body)
 	}
 	b.Done()
 }
 
-// newInV4 tells the schema events that v3 clients do not know: the control
-// connection may speak a later version than they do.
-func newInV4(body []byte) bool {
-	c := frame.NewCursor(body)
-	c.String("change")
-	switch string(c.String("target")) {
-	case "FUNCTION", "AGGREGATE":
-		return true
+// drainSessions asks the sessions to end or move. Those that cannot move (TLS has
+// its state in this process) are served on while others can: until they leave,
+// or until late comes, which leaves time to end them well. It runs under mu.
+func (s *Server) drainSessions(ctx context.Context, moving bool) (late <-chan time.Time) {
+	deadline, bounded := ctx.Deadline()
+	wait := bounded && moving
+	for ses := range s.sessions {
+		if !wait || ses.Movable() {
+			ses.Drain()
+		} else if late == nil {
+			left := time.Until(deadline)
+			late = time.After(left - min(left/2, s.env.Config.Listen.RequestTimeout+time.Second))
+		}
 	}
-	return false
-}
-
-// onTopology renews the virtual system tables.
-func (s *Server) onTopology(side phase.Side, t *upstream.Topology) {
-	tables, err := s.makeTables(t)
-	if err != nil {
-		s.log.Error("virtual system tables", "side", side, "cause", err)
-		return
-	}
-	s.tables[side].Store(tables)
+	return late
 }

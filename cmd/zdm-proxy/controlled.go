@@ -17,6 +17,7 @@ import (
 	"github.com/zdmproject/terraform-provider-zdm/proxy"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/config"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/control"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/session"
 )
 
 // maxControlBody bounds what the agent may send: a configuration is a few
@@ -344,7 +345,7 @@ func (p *controlled) drain(how control.Drain) {
 	srv := p.srv
 	p.wg.Go(func() {
 		defer p.end()
-		var move proxy.Move
+		var move session.Move
 		if how.Successor != "" {
 			to, conn, err := moveTo(p.life, how.Successor)
 			if err != nil {

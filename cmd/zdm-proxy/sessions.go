@@ -13,8 +13,8 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/zdmproject/terraform-provider-zdm/proxy"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/control"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/session"
 )
 
 // maxMessage bounds a message of the sessions protocol: the first one carries
@@ -26,7 +26,7 @@ const moveTimeout = 20 * time.Second
 
 // moveTo connects to the process that takes over, and returns how clients are
 // handed to it. Close the connection when all have been.
-func moveTo(ctx context.Context, socket string) (proxy.Move, io.Closer, error) {
+func moveTo(ctx context.Context, socket string) (session.Move, io.Closer, error) {
 	nc, err := (&net.Dialer{}).DialContext(ctx, "unix", socket)
 	if err != nil {
 		return nil, nil, err

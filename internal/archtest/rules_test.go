@@ -41,6 +41,7 @@ var floors = map[string]int{
 	"proxy/transport":        31, // sets how upstream dials
 	"proxy/virtual":          31, // answers out of upstream's topology
 	"proxy/merge":            31, // tells upstream's errors
+	"proxy/session":          32, // asks all of them
 	"appliance/client":       30,
 	"appliance/store":        30,
 	"internal/lab/cassandra": 30,

@@ -1,4 +1,4 @@
-package proxy
+package session
 
 import (
 	"bytes"
@@ -18,7 +18,7 @@ import (
 )
 
 // query handles QUERY.
-func (s *session) query(f frame.Frame) {
+func (s *Session) query(f frame.Frame) {
 	body, at, err := frame.SplitRequest(f)
 	if err != nil {
 		s.malformed(f, err)
@@ -40,8 +40,8 @@ func (s *session) query(f frame.Frame) {
 		s.use(f, &st)
 		return
 	}
-	if s.srv.rule.Wants(&st) {
-		f, q = s.srv.rule.Query(f, at, q, s.srv.values)
+	if s.env.Replace.Wants(&st) {
+		f, q = s.env.Replace.Query(f, at, q, s.env.Values)
 	}
 	ex := newExchange(s, f, sc)
 	ex.describe(class, &st)
@@ -69,8 +69,8 @@ func (ex *exchange) describe(class route.Class, st *scan.Statement) {
 // wants one. at is where the body begins that params was parsed from.
 func (ex *exchange) dispatch(f frame.Frame, class route.Class, params frame.Params, at int) {
 	s := ex.s
-	ph := s.srv.phase.Load()
-	ex.plan = route.Decide(ph.rule, class, s.srv.routing)
+	rule := s.env.Rule()
+	ex.plan = route.Decide(rule, class, s.env.Routing)
 	ex.consistency = params.Consistency
 	if params.PagingState != nil {
 		if issuer, tagged := paging.Issuer(params.PagingState); tagged {
@@ -102,7 +102,7 @@ func (ex *exchange) shadowCopy(f frame.Frame) *exchange {
 }
 
 // prepare handles PREPARE.
-func (s *session) prepare(f frame.Frame) {
+func (s *Session) prepare(f frame.Frame) {
 	body, at, err := frame.SplitRequest(f)
 	if err != nil {
 		s.malformed(f, err)
@@ -129,15 +129,15 @@ func (s *session) prepare(f frame.Frame) {
 	if len(st.Keyspace.Raw) == 0 {
 		making.Keyspace = keyspace
 	}
-	if s.srv.rule.Wants(&st) {
-		if making.Replaced = s.srv.rule.Prepare(p.Text); making.Replaced != nil {
+	if s.env.Replace.Wants(&st) {
+		if making.Replaced = s.env.Replace.Prepare(p.Text); making.Replaced != nil {
 			f = rewrite.Text(f, at, len(p.Text), []byte(making.Replaced.Text))
 		}
 	}
 	ex := newExchange(s, f, sc)
 	ex.making = making
 	ex.st = merge.Statement{Lenient: class.IsRead(), Inert: true}
-	ex.plan = route.Prepare(s.srv.phase.Load().rule)
+	ex.plan = route.Prepare(s.env.Rule())
 	ex.begin(f)
 }
 
@@ -163,7 +163,7 @@ func (ex *exchange) finishPrepare(side phase.Side, frames [2]frame.Frame) frame.
 		if err != nil {
 			// The client decodes for itself; what cannot be read here is
 			// prepared again when it is executed.
-			ex.s.srv.log.Warn("PREPARE answer not understood", "side", from, "cause", err)
+			ex.s.env.Log.Warn("PREPARE answer not understood", "side", from, "cause", err)
 			continue
 		}
 		if from == side {
@@ -175,7 +175,7 @@ func (ex *exchange) finishPrepare(side phase.Side, frames [2]frame.Frame) frame.
 		st.SetSide(from, m)
 	}
 	if st.ID != nil {
-		ex.s.srv.cache.Put(st)
+		ex.s.env.Cache.Put(st)
 	}
 	return answer
 }
@@ -197,7 +197,7 @@ func readPrepared(f frame.Frame) (*prepared.Metadata, error) {
 }
 
 // execute handles EXECUTE.
-func (s *session) execute(f frame.Frame) {
+func (s *Session) execute(f frame.Frame) {
 	body, at, err := frame.SplitRequest(f)
 	if err != nil {
 		s.malformed(f, err)
@@ -208,7 +208,7 @@ func (s *session) execute(f frame.Frame) {
 		s.malformed(f, err)
 		return
 	}
-	st := s.srv.cache.Find(e.ID)
+	st := s.env.Cache.Find(e.ID)
 	if st == nil {
 		s.unprepared(f, e.ID)
 		return
@@ -223,7 +223,7 @@ func (s *session) execute(f frame.Frame) {
 		return
 	}
 	if st.Replaced != nil {
-		if f, e.Params, err = rewrite.Execute(f, at, e.Params, st.Hidden(), s.srv.values); err != nil {
+		if f, e.Params, err = rewrite.Execute(f, at, e.Params, st.Hidden(), s.env.Values); err != nil {
 			s.respondError(&s.batch, f.Stream(), rewrite.Refusal(err))
 			return
 		}
@@ -247,8 +247,8 @@ func (s *session) execute(f frame.Frame) {
 
 // unprepared tells the client that the proxy does not know a statement: after a
 // restart, or because many others were prepared since.
-func (s *session) unprepared(f frame.Frame, id []byte) {
-	s.srv.metrics.CacheMisses.Inc()
+func (s *Session) unprepared(f frame.Frame, id []byte) {
+	s.env.Metrics.CacheMisses.Inc()
 	s.respondError(&s.batch, f.Stream(), unpreparedError(id))
 }
 
@@ -261,7 +261,7 @@ func unpreparedError(id []byte) frame.ErrorBody {
 }
 
 // execBatch handles BATCH.
-func (s *session) execBatch(f frame.Frame) {
+func (s *Session) execBatch(f frame.Frame) {
 	body, at, err := frame.SplitRequest(f)
 	if err != nil {
 		s.malformed(f, err)
@@ -282,11 +282,11 @@ func (s *session) execBatch(f frame.Frame) {
 	for it := bt.Children(); it.Next(); {
 		if !it.Prepared {
 			st := scan.Scan(it.Text)
-			replace = replace || s.srv.rule.Wants(&st)
+			replace = replace || s.env.Replace.Wants(&st)
 			ex.addChild(st.Idempotent, st.CAS)
 			continue
 		}
-		child := s.srv.cache.Find(it.ID)
+		child := s.env.Cache.Find(it.ID)
 		if child == nil || child.Own != nil {
 			ex.free()
 			s.unprepared(f, it.ID)
@@ -297,13 +297,13 @@ func (s *session) execBatch(f frame.Frame) {
 		ex.children = append(ex.children, child)
 	}
 	if replace {
-		if f, err = s.srv.rule.Batch(f, at, &bt, func(i int) []rewrite.Marker { return ex.children[i].Hidden() }, s.srv.values); err != nil {
+		if f, err = s.env.Replace.Batch(f, at, &bt, func(i int) []rewrite.Marker { return ex.children[i].Hidden() }, s.env.Values); err != nil {
 			ex.free()
 			s.malformed(f, err)
 			return
 		}
 	}
-	ex.plan = route.Decide(s.srv.phase.Load().rule, route.Write, s.srv.routing)
+	ex.plan = route.Decide(s.env.Rule(), route.Write, s.env.Routing)
 	ex.kind, ex.counted = metrics.Writes, true
 	ex.begin(f)
 }

@@ -1,4 +1,4 @@
-package proxy
+package session
 
 import (
 	"bytes"
@@ -21,12 +21,12 @@ import (
 const passwordAuthenticator = "org.apache.cassandra.auth.PasswordAuthenticator"
 
 // handle takes one frame of the client. An error ends the session.
-func (s *session) handle(f frame.Frame) error {
+func (s *Session) handle(f frame.Frame) error {
 	if v := f.Version(); v != s.version {
 		if s.version != 0 {
 			return s.protocolError(f, fmt.Sprintf("Invalid message version. Got %d but previous messages on this connection had version %d", v, s.version))
 		}
-		if !s.srv.serves(s.ctx, v) {
+		if !s.env.serves(s.ctx, v) {
 			s.refuseVersion(byte(v))
 			return errRefused
 		}
@@ -71,20 +71,20 @@ func (s *session) handle(f frame.Frame) error {
 }
 
 // protocolError answers and ends the session, as Cassandra does.
-func (s *session) protocolError(f frame.Frame, text string) error {
+func (s *Session) protocolError(f frame.Frame, text string) error {
 	s.respondError(&s.batch, 0, frame.ErrorBody{Code: frame.ErrProtocol, Message: text})
 	return errRefused
 }
 
 // malformed answers a request whose body cannot be read. The frame's end is
 // known, so the session goes on.
-func (s *session) malformed(f frame.Frame, cause error) {
+func (s *Session) malformed(f frame.Frame, cause error) {
 	s.respondError(&s.batch, f.Stream(), frame.ErrorBody{Code: frame.ErrProtocol, Message: cause.Error()})
 }
 
 // startup answers STARTUP: with AUTHENTICATE if a side that takes part in the
 // login asks for one, and otherwise with READY.
-func (s *session) startup(f frame.Frame) error {
+func (s *Session) startup(f frame.Frame) error {
 	options := make(map[string]string)
 	c := frame.NewCursor(f.Body())
 	for range c.Short("STARTUP options") {
@@ -102,11 +102,11 @@ func (s *session) startup(f frame.Frame) error {
 		return s.protocolError(f, fmt.Sprintf("Unknown compression algorithm: %s", options["COMPRESSION"]))
 	}
 	s.driver = options["DRIVER_NAME"] + " " + options["DRIVER_VERSION"]
-	needed := s.srv.loginSides()
-	class, asker := "", s.srv.credentialSide()
+	needed := s.env.loginSides()
+	class, asker := "", s.env.credentialSide()
 	for _, side := range append([]phase.Side{asker}, asker.Other()) {
 		if needed.Has(side) && class == "" {
-			class = s.srv.authenticator(side)
+			class = s.env.authenticator(side)
 		}
 	}
 	if class == "" {
@@ -134,7 +134,7 @@ func plainClass(class string) string {
 }
 
 // authenticate answers AUTH_RESPONSE with SASL PLAIN: authzid NUL user NUL password.
-func (s *session) authenticate(f frame.Frame) error {
+func (s *Session) authenticate(f frame.Frame) error {
 	c := frame.NewCursor(f.Body())
 	token := c.Bytes("token")
 	if err := c.Err(); err != nil {
@@ -151,10 +151,10 @@ func (s *session) authenticate(f frame.Frame) error {
 // setKeys says who the session is on each side: the client itself on the side
 // whose credentials it sends, the configured user on the other one. A side that
 // asks for no login gets none.
-func (s *session) setKeys(user string, password secret.String) {
-	cfg := s.srv.cfg
+func (s *Session) setKeys(user string, password secret.String) {
+	cfg := s.env.Config
 	given := upstream.Key{Username: user, Password: password, Version: s.version}
-	asker := s.srv.credentialSide()
+	asker := s.env.credentialSide()
 	for _, side := range phase.Sides {
 		own := upstream.Key{Username: cfg.Clusters[side].Username, Password: cfg.Clusters[side].Password, Version: s.version}
 		switch {
@@ -163,7 +163,7 @@ func (s *session) setKeys(user string, password secret.String) {
 		default:
 			s.keys[side] = own
 		}
-		if s.srv.clusters[side].Control().Topology() != nil && s.srv.authenticator(side) == "" {
+		if s.env.Clusters[side].Control().Topology() != nil && s.env.authenticator(side) == "" {
 			s.keys[side] = upstream.Key{Version: s.version}
 		}
 	}
@@ -174,25 +174,25 @@ func (s *session) setKeys(user string, password secret.String) {
 // connection is closed without an answer, as ZDM does: any ERROR here means to
 // drivers (Python's for one) that the credentials are wrong, and they never
 // connect again.
-func (s *session) login(f frame.Frame, op frame.Opcode) error {
+func (s *Session) login(f frame.Frame, op frame.Opcode) error {
 	s.endBurst()
 	ctx, cancel := context.WithTimeout(s.ctx, handshakeTimeout)
 	defer cancel()
 	sc := s.scopeFor("")
 	var wg sync.WaitGroup
 	var errs [2]error
-	for _, side := range s.srv.loginSides().Each() {
+	for _, side := range s.env.loginSides().Each() {
 		wg.Go(func() { _, errs[side] = sc.open(ctx, side, true) })
 	}
 	wg.Wait()
 	s.batch.Now = upstream.Nanotime()
-	asker := s.srv.credentialSide()
+	asker := s.env.credentialSide()
 	for _, side := range []phase.Side{asker, asker.Other()} {
 		if errs[side] == nil {
 			continue
 		}
-		s.srv.metrics.FailedLogin(side)
-		s.srv.log.Info("login refused", "client", s.nc.RemoteAddr(), "user", s.keys[asker].Username, "side", side, "cause", errs[side])
+		s.env.Metrics.FailedLogin(side)
+		s.env.Log.Info("login refused", "client", s.nc.RemoteAddr(), "user", s.keys[asker].Username, "side", side, "cause", errs[side])
 		var lost *upstream.LostError
 		var node *upstream.NodeError
 		if errors.As(errs[side], &lost) || !errors.As(errs[side], &node) {
@@ -209,7 +209,7 @@ func (s *session) login(f frame.Frame, op frame.Opcode) error {
 	s.boundBody()
 	_ = s.nc.SetReadDeadline(time.Time{})
 	if s.draining.Load() {
-		s.drain()
+		s.Drain()
 	}
 	out := frame.AppendHeader(nil, s.version, true, 0, f.Stream(), op, 0)
 	if op == frame.OpAuthSuccess {
@@ -220,14 +220,14 @@ func (s *session) login(f frame.Frame, op frame.Opcode) error {
 	return nil
 }
 
-func (s *session) refuseLogin(f frame.Frame, e frame.ErrorBody) error {
+func (s *Session) refuseLogin(f frame.Frame, e frame.ErrorBody) error {
 	s.respondError(&s.batch, f.Stream(), e)
 	return errRefused
 }
 
 // register answers REGISTER. Only schema events are passed on; there are none
 // of the other kinds from a proxy's virtual topology.
-func (s *session) register(f frame.Frame) {
+func (s *Session) register(f frame.Frame) {
 	c := frame.NewCursor(f.Body())
 	for range c.Short("event types") {
 		switch k := string(c.String("event type")); k {
@@ -247,7 +247,7 @@ func (s *session) register(f frame.Frame) {
 }
 
 // usePrepared handles EXECUTE of a USE: as the QUERY that it stands for.
-func (s *session) usePrepared(f frame.Frame, text string) {
+func (s *Session) usePrepared(f frame.Frame, text string) {
 	q := frame.AppendHeader(nil, s.version, false, 0, f.Stream(), frame.OpQuery, 0)
 	q = frame.AppendPlainQuery(q, s.version, text)
 	frame.PutLength(q)
@@ -257,7 +257,7 @@ func (s *session) usePrepared(f frame.Frame, text string) {
 
 // use handles USE: the session gets the pools of the keyspace, and goes over to
 // them when every side that the phase writes to has said yes.
-func (s *session) use(f frame.Frame, st *scan.Statement) {
+func (s *Session) use(f frame.Frame, st *scan.Statement) {
 	body, _, err := frame.SplitRequest(f)
 	if err != nil {
 		s.malformed(f, err)
@@ -269,12 +269,12 @@ func (s *session) use(f frame.Frame, st *scan.Statement) {
 		return
 	}
 	sc := s.scopeFor(st.Keyspace.String())
-	rule := s.srv.phase.Load().rule
+	rule := s.env.Rule()
 	ex := newExchange(s, f, sc)
 	ex.isUse, ex.consistency, ex.st.Inert = true, q.Params.Consistency, true
 	ex.plan.Legs, ex.plan.Answer = rule.Needed, rule.Primary
 	s.endBurst()
-	ctx, cancel := context.WithTimeout(s.ctx, s.srv.cfg.Listen.RequestTimeout)
+	ctx, cancel := context.WithTimeout(s.ctx, s.env.Config.Listen.RequestTimeout)
 	defer cancel()
 	for _, side := range rule.Needed.Each() {
 		if _, err := sc.open(ctx, side, false); err != nil {

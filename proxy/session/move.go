@@ -1,4 +1,4 @@
-package proxy
+package session
 
 import (
 	"bytes"
@@ -19,14 +19,9 @@ import (
 	"github.com/zdmproject/terraform-provider-zdm/proxy/upstream"
 )
 
-// Move hands one message to the process that takes over, with the client's
-// socket if the message has a session. After a nil error the socket is the
-// other process's.
-type Move func(control.Message, *net.TCPConn) error
-
-// mover gives the sessions of a draining server away.
-type mover struct {
-	srv  *Server
+// Mover gives the sessions of a draining server away.
+type Mover struct {
+	env  *Env
 	send Move
 
 	mu    sync.Mutex
@@ -38,8 +33,16 @@ var (
 	errNotMovable = errors.New("only a plain TCP connection can move")
 )
 
-// first tells the other process what it will need, and returns when it has it.
-func (m *mover) first() error {
+// NewMover makes the sessions of e that drain from now on move by send.
+func NewMover(e *Env, send Move) *Mover {
+	return &Mover{env: e, send: send, known: make(map[string]bool)}
+}
+
+// Start has sessions that are drained move, and not be closed.
+func (m *Mover) Start() { m.env.mover.Store(m) }
+
+// First tells the other process what it will need, and returns when it has it.
+func (m *Mover) First(sessions []*Session) error {
 	message := control.Message{Statements: m.news()}
 	type kind struct {
 		version  frame.Version
@@ -47,7 +50,7 @@ func (m *mover) first() error {
 		keys     [2]upstream.Key
 	}
 	seen := make(map[kind]bool)
-	for _, ses := range m.srv.snapshot() {
+	for _, ses := range sessions {
 		sc := ses.scope.Load()
 		if sc == nil {
 			continue
@@ -62,9 +65,9 @@ func (m *mover) first() error {
 }
 
 // news are the statements that the other process does not know yet.
-func (m *mover) news() []control.Statement {
+func (m *Mover) news() []control.Statement {
 	var out []control.Statement
-	for _, st := range m.srv.cache.All() {
+	for _, st := range m.env.Cache.All() {
 		if m.known[string(st.ID)] {
 			continue
 		}
@@ -85,7 +88,7 @@ func (m *mover) news() []control.Statement {
 }
 
 // give moves a session that has nothing in flight and nothing to write.
-func (m *mover) give(s *session) error {
+func (m *Mover) give(s *Session) error {
 	tcp, ok := s.nc.Conn.(*net.TCPConn)
 	if !ok {
 		return errNotMovable
@@ -102,60 +105,19 @@ func (m *mover) give(s *session) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	message := control.Message{Session: &st}
-	if m.srv.cache.Len() != len(m.known) {
+	if m.env.Cache.Len() != len(m.known) {
 		message.Statements = m.news()
 	}
 	return m.send(message, tcp)
 }
 
 // describe is what an established session is, but for what it has read.
-func (s *session) describe(sc *scope) control.Session {
+func (s *Session) describe(sc *scope) control.Session {
 	st := control.Session{Version: uint8(s.version), Driver: s.driver, Compression: s.compression.String(), Keyspace: sc.keyspace, Events: s.events.Load()}
 	for _, side := range phase.Sides {
 		st.Logins[side] = control.Login{Username: s.keys[side].Username, Password: s.keys[side].Password.Reveal()}
 	}
 	return st
-}
-
-// Adopt takes one message of a process that drains; nc is the client of its
-// session, nil if it has none. After an error nc is still the caller's.
-func (s *Server) Adopt(ctx context.Context, m control.Message, nc net.Conn) error {
-	for i := range m.Statements {
-		s.learn(&m.Statements[i])
-	}
-	for i := range m.Warm {
-		if err := s.warmKind(ctx, &m.Warm[i]); err != nil {
-			return err
-		}
-	}
-	if m.Session == nil {
-		return nil
-	}
-	if s.transport.Listen != nil {
-		return errors.New("clients must use TLS now, and this one does not")
-	}
-	ses := s.newSession(nc)
-	st := m.Session
-	ses.version, ses.driver = frame.Version(st.Version), st.Driver
-	src := nbio.Before(bytes.Clone(st.Unread), ses.nc)
-	ses.in = frame.NewReader(src, frame.MaxBody)
-	var ok bool
-	if ses.compression, ok = frame.ParseCompression(st.Compression); !ok {
-		return fmt.Errorf("compression %q is not known", st.Compression)
-	}
-	if st.Handshake != control.Fresh {
-		ses.speak(src)
-	}
-	switch st.Handshake {
-	case control.Authenticating:
-		ses.state = started
-	case control.Established:
-		ses.state = ready
-		ses.keys = keysOf(st)
-		ses.events.Store(st.Events)
-		ses.scope.Store(ses.scopeFor(st.Keyspace))
-	}
-	return s.enter(ses)
 }
 
 func keysOf(st *control.Session) (keys [2]upstream.Key) {
@@ -166,14 +128,14 @@ func keysOf(st *control.Session) (keys [2]upstream.Key) {
 	return keys
 }
 
-// warmKind opens what sessions of a kind will use, so that their first request
+// Warm opens what sessions of a kind will use, so that their first request
 // finds it.
-func (s *Server) warmKind(ctx context.Context, st *control.Session) error {
+func (e *Env) Warm(ctx context.Context, needed phase.Set, st *control.Session) error {
 	keys := keysOf(st)
-	for _, side := range s.needed().Each() {
+	for _, side := range needed.Each() {
 		key := keys[side]
 		key.Keyspace = st.Keyspace
-		p, err := s.clusters[side].Acquire(ctx, key, false)
+		p, err := e.Clusters[side].Acquire(ctx, key, false)
 		if err != nil {
 			return err
 		}
@@ -186,9 +148,9 @@ func (s *Server) warmKind(ctx context.Context, st *control.Session) error {
 	return nil
 }
 
-// learn takes over a prepared statement. What it means is read from its text,
+// Learn takes over a prepared statement. What it means is read from its text,
 // as it was when it was prepared.
-func (s *Server) learn(c *control.Statement) {
+func (e *Env) Learn(c *control.Statement) {
 	scanned := scan.Scan([]byte(c.Text))
 	class := route.Classify(&scanned, c.Keyspace)
 	st := &prepared.Statement{
@@ -196,11 +158,11 @@ func (s *Server) learn(c *control.Statement) {
 		Idempotent: class.IsRead() || scanned.Idempotent, CAS: scanned.CAS, Counter: scanned.Counter,
 	}
 	copy(st.Told[:], c.Told)
-	if !st.Relearn(s.rule, &scanned, c.NodeText, c.HiddenNames) {
+	if !st.Relearn(e.Replace, &scanned, c.NodeText, c.HiddenNames) {
 		return
 	}
 	if c.Own {
-		tables := s.systemTables()
+		tables := e.systemTables()
 		sel, problem := parseVirtual(&scanned, class)
 		if tables == nil || problem != nil {
 			return // the client will be told UNPREPARED, and prepares it again
@@ -218,21 +180,52 @@ func (s *Server) learn(c *control.Statement) {
 			st.SetSide(side, md)
 		}
 	}
-	s.cache.Put(st)
+	e.Cache.Put(st)
 }
 
 // move ends a drained session in one of two ways: its client goes on with the
 // process that takes over, or is closed.
-func (s *session) move() error {
-	m := s.srv.mover.Load()
+func (s *Session) move() error {
+	m := s.env.mover.Load()
 	if m == nil {
 		return errDrained
 	}
 	if err := m.give(s); err != nil {
-		s.srv.log.Warn("client not moved; closed", "client", s.nc.RemoteAddr(), "cause", err)
+		s.env.Log.Warn("client not moved; closed", "client", s.nc.RemoteAddr(), "cause", err)
 		// Perhaps the other process has it all the same: this one lets go of its
 		// copy of the socket and touches the connection no more.
 		return err
 	}
 	return errMoved
+}
+
+// Move hands one message to the process that takes over, with the client's
+// socket if the message has a session. After a nil error the socket is the
+// other process's.
+type Move func(control.Message, *net.TCPConn) error
+
+// Adopt makes the session of a client that another process has served. After an
+// error nc is still the caller's.
+func Adopt(e *Env, nc net.Conn, st *control.Session) (*Session, error) {
+	s := newSession(e, nc)
+	s.version, s.driver = frame.Version(st.Version), st.Driver
+	src := nbio.Before(bytes.Clone(st.Unread), s.nc)
+	s.in = frame.NewReader(src, frame.MaxBody)
+	var ok bool
+	if s.compression, ok = frame.ParseCompression(st.Compression); !ok {
+		return nil, fmt.Errorf("compression %q is not known", st.Compression)
+	}
+	if st.Handshake != control.Fresh {
+		s.speak(src)
+	}
+	switch st.Handshake {
+	case control.Authenticating:
+		s.state = started
+	case control.Established:
+		s.state = ready
+		s.keys = keysOf(st)
+		s.events.Store(st.Events)
+		s.scope.Store(s.scopeFor(st.Keyspace))
+	}
+	return s, nil
 }

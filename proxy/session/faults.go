@@ -1,20 +1,11 @@
-package proxy
+package session
 
 import (
 	"errors"
 
-	"github.com/zdmproject/terraform-provider-zdm/cql/frame"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/metrics"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/upstream"
 )
-
-// note records an error that the proxy answers a request with.
-func (s *Server) note(ses *session, ex *exchange, e *frame.ErrorBody) {
-	skipped, log := s.faults.Add(e.Message)
-	if log {
-		s.log.Warn("request failed", "client", ses.nc.RemoteAddr(), "opcode", byte(ex.opcode), "code", int32(e.Code), "cause", e.Message, "others_since", skipped)
-	}
-}
 
 // countLoss records a leg without an answer in its node's metrics.
 func (ex *exchange) countLoss(l *leg, err error) {
@@ -31,6 +22,6 @@ func (ex *exchange) countLoss(l *leg, err error) {
 		}
 	}
 	if node != "" {
-		ex.s.srv.metrics.Node(l.side, node).Failed(ex.shadow, word)
+		ex.s.env.Metrics.Node(l.side, node).Failed(ex.shadow, word)
 	}
 }

@@ -1,36 +1,14 @@
-package proxy
+package session
 
 import (
 	"fmt"
 
 	"github.com/zdmproject/terraform-provider-zdm/cql/frame"
 	"github.com/zdmproject/terraform-provider-zdm/cql/scan"
-	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/prepared"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/route"
-	"github.com/zdmproject/terraform-provider-zdm/proxy/upstream"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/virtual"
 )
-
-// makeTables makes the system tables that clients see in front of a cluster.
-func (s *Server) makeTables(t *upstream.Topology) (*virtual.Tables, error) {
-	return virtual.New(virtual.Ring{
-		Addresses: s.cfg.Topology.Addresses, Index: s.cfg.Topology.Index,
-		NumTokens: s.cfg.Topology.NumTokens, Port: s.cfg.Listen.Port,
-	}, virtual.Real{Local: t.Local, Peers: t.Peers, Datacenter: t.Datacenter})
-}
-
-// systemTables are those of the side that answers system queries now, or of the
-// other one while that was never reached.
-func (s *Server) systemTables() *virtual.Tables {
-	side := route.SystemSide(s.phase.Load().rule, s.routing)
-	for _, side := range []phase.Side{side, side.Other()} {
-		if t := s.tables[side].Load(); t != nil {
-			return t
-		}
-	}
-	return nil
-}
 
 // parseVirtual reads a statement that the proxy answers by itself.
 func parseVirtual(st *scan.Statement, class route.Class) (*virtual.Select, *frame.ErrorBody) {
@@ -43,7 +21,7 @@ func parseVirtual(st *scan.Statement, class route.Class) (*virtual.Select, *fram
 var noTables = &frame.ErrorBody{Code: frame.ErrServer, Message: "the system tables are not known yet: no cluster was reached"}
 
 // virtualQuery answers a QUERY that goes to no cluster.
-func (s *session) virtualQuery(f frame.Frame, st *scan.Statement, class route.Class, body []byte, params frame.Params) {
+func (s *Session) virtualQuery(f frame.Frame, st *scan.Statement, class route.Class, body []byte, params frame.Params) {
 	sel, problem := parseVirtual(st, class)
 	if problem != nil {
 		s.respondError(&s.batch, f.Stream(), *problem)
@@ -54,7 +32,7 @@ func (s *session) virtualQuery(f frame.Frame, st *scan.Statement, class route.Cl
 		s.malformed(f, err)
 		return
 	}
-	t := s.srv.systemTables()
+	t := s.env.systemTables()
 	if t == nil {
 		s.respondError(&s.batch, f.Stream(), *noTables)
 		return
@@ -69,10 +47,10 @@ func (s *session) virtualQuery(f frame.Frame, st *scan.Statement, class route.Cl
 
 // traceOwn answers a traced QUERY with a RESULT body of the proxy's own. A node
 // is asked too, for its trace: clients look for one.
-func (s *session) traceOwn(f frame.Frame, answer []byte) {
+func (s *Session) traceOwn(f frame.Frame, answer []byte) {
 	ex := newExchange(s, f, s.scope.Load())
 	ex.own = answer
-	ex.plan = route.Decide(s.srv.phase.Load().rule, route.SystemRead, s.srv.routing)
+	ex.plan = route.Decide(s.env.Rule(), route.SystemRead, s.env.Routing)
 	ex.begin(f)
 }
 
@@ -93,32 +71,32 @@ func (ex *exchange) ownAnswer(node frame.Frame) frame.Frame {
 }
 
 // virtualPrepare answers a PREPARE of such a statement.
-func (s *session) virtualPrepare(f frame.Frame, st *scan.Statement, keyspace string, class route.Class, text []byte) {
+func (s *Session) virtualPrepare(f frame.Frame, st *scan.Statement, keyspace string, class route.Class, text []byte) {
 	sel, problem := parseVirtual(st, class)
 	if problem != nil {
 		s.respondError(&s.batch, f.Stream(), *problem)
 		return
 	}
-	t := s.srv.systemTables()
+	t := s.env.systemTables()
 	if t == nil {
 		s.respondError(&s.batch, f.Stream(), *noTables)
 		return
 	}
 	p, answer, problem := t.Prepare(sel, string(text), keyspace, s.version)
 	if problem == nil {
-		s.srv.cache.Put(&prepared.Statement{ID: p.ID[:], Text: string(text), Keyspace: keyspace, Class: class, Idempotent: true, Own: p})
+		s.env.Cache.Put(&prepared.Statement{ID: p.ID[:], Text: string(text), Keyspace: keyspace, Class: class, Idempotent: true, Own: p})
 	}
 	s.respondOwn(f, answer, problem)
 }
 
 // virtualExecute answers an EXECUTE of such a statement.
-func (s *session) virtualExecute(f frame.Frame, st *prepared.Statement, body []byte, params frame.Params) {
+func (s *Session) virtualExecute(f frame.Frame, st *prepared.Statement, body []byte, params frame.Params) {
 	values, err := s.boundValues(body, params)
 	if err != nil {
 		s.malformed(f, err)
 		return
 	}
-	t, p := s.srv.systemTables(), st.Own.(*virtual.Prepared)
+	t, p := s.env.systemTables(), st.Own.(*virtual.Prepared)
 	if t == nil {
 		s.respondError(&s.batch, f.Stream(), *noTables)
 		return
@@ -127,7 +105,7 @@ func (s *session) virtualExecute(f frame.Frame, st *prepared.Statement, body []b
 	s.respondOwn(f, answer, problem)
 }
 
-func (s *session) boundValues(body []byte, params frame.Params) (virtual.Values, error) {
+func (s *Session) boundValues(body []byte, params frame.Params) (virtual.Values, error) {
 	if params.ValuesCount == 0 {
 		return virtual.Values{}, nil
 	}
@@ -138,7 +116,7 @@ func (s *session) boundValues(body []byte, params frame.Params) (virtual.Values,
 }
 
 // respondOwn answers with a RESULT body of the proxy's own, or the error.
-func (s *session) respondOwn(f frame.Frame, body []byte, problem *frame.ErrorBody) {
+func (s *Session) respondOwn(f frame.Frame, body []byte, problem *frame.ErrorBody) {
 	if problem != nil {
 		s.respondError(&s.batch, f.Stream(), *problem)
 		return

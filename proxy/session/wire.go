@@ -1,60 +1,18 @@
-package proxy
+package session
 
 import (
-	"context"
 	"errors"
 	"fmt"
 
 	"github.com/zdmproject/terraform-provider-zdm/cql/frame"
 )
 
-// known, lowest first, are the protocol versions that clients may speak, where
-// both clusters do.
-var known = []frame.Version{frame.V3, frame.V4, frame.V5, frame.DSE1, frame.DSE2}
-
-// serves reports whether a client may speak v now: every side that it will use
-// must speak it too, since bodies are passed on as they are.
-func (s *Server) serves(ctx context.Context, v frame.Version) bool {
-	if s.blocked[v] {
-		return false
-	}
-	if v <= frame.V4 {
-		return v >= frame.V3
-	}
-	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
-	defer cancel()
-	for _, side := range s.loginSides().Each() {
-		speaks, err := s.clusters[side].Speaks(ctx, v)
-		if err != nil {
-			s.log.Info("protocol version not offered: a side cannot be asked", "version", int(v), "side", side, "cause", err)
-		}
-		if !speaks {
-			return false
-		}
-	}
-	return true
-}
-
-// bounds are the lowest and the greatest version that clients may speak now, DSE
-// versions apart.
-func (s *Server) bounds(ctx context.Context) (lowest, greatest frame.Version) {
-	for _, v := range known {
-		if v <= frame.V5 && s.serves(ctx, v) {
-			if lowest == 0 {
-				lowest = v
-			}
-			greatest = v
-		}
-	}
-	return lowest, greatest
-}
-
 // refuseVersion tells a client which versions are served, in Cassandra's words:
 // gocql reads the greatest version out of them, others look for the beginning,
 // and all look at the version of this very frame. The stream id is 0, as of all
 // protocol errors: gocql steps down only then (CASSGO-97).
-func (s *session) refuseVersion(got byte) {
-	lowest, greatest := s.srv.bounds(s.ctx)
+func (s *Session) refuseVersion(got byte) {
+	lowest, greatest := s.env.bounds(s.ctx)
 	s.version = max(greatest, frame.V3)
 	s.respondError(&s.batch, 0, frame.ErrorBody{
 		Code:    frame.ErrProtocol,
@@ -63,14 +21,14 @@ func (s *session) refuseVersion(got byte) {
 }
 
 // respondSupported answers OPTIONS.
-func (s *session) respondSupported(f frame.Frame) {
+func (s *Session) respondSupported(f frame.Frame) {
 	compression := []string{frame.LZ4.String()}
 	if s.version != frame.V5 {
 		compression = append(compression, frame.Snappy.String())
 	}
 	var versions []string
 	for _, v := range known {
-		if v <= frame.V5 && s.srv.serves(s.ctx, v) {
+		if v <= frame.V5 && s.env.serves(s.ctx, v) {
 			versions = append(versions, fmt.Sprintf("%d/v%d", v, v))
 		}
 	}
@@ -94,7 +52,7 @@ const cqlVersion = "3.4.5"
 // it: segments in v5, compression, or neither. Nodes are spoken to without
 // compression whatever the client wants: they are near, and their pools are
 // shared by clients that want different ones.
-func (s *session) agree(c frame.Compression) error {
+func (s *Session) agree(c frame.Compression) error {
 	s.compression = c
 	if s.version != frame.V5 && c == frame.NoCompression {
 		return nil
@@ -112,7 +70,7 @@ func (s *session) agree(c frame.Compression) error {
 }
 
 // speak sets up both directions for the version and compression of the session.
-func (s *session) speak(src frame.Source) {
+func (s *Session) speak(src frame.Source) {
 	lz4 := s.compression == frame.LZ4
 	switch {
 	case s.version == frame.V5:
@@ -127,7 +85,7 @@ func (s *session) speak(src frame.Source) {
 
 // decompress returns the frame as the rest of the session reads it, valid until
 // the next one.
-func (s *session) decompress(f frame.Frame) (frame.Frame, error) {
+func (s *Session) decompress(f frame.Frame) (frame.Frame, error) {
 	if s.compression == frame.NoCompression || s.version == frame.V5 {
 		return nil, errors.New("compressed frame, but no compression was agreed on")
 	}
@@ -141,7 +99,7 @@ func (s *session) decompress(f frame.Frame) (frame.Frame, error) {
 
 // unreadBytes is what was read from the client and not handled, as it came from
 // the socket.
-func (s *session) unreadBytes() []byte {
+func (s *Session) unreadBytes() []byte {
 	if s.segments != nil {
 		return s.segments.AppendUnread(nil, s.in.Buffered())
 	}

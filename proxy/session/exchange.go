@@ -1,4 +1,4 @@
-package proxy
+package session
 
 import (
 	"bytes"
@@ -30,7 +30,7 @@ const (
 // from a pool, filled by the session's goroutine, and belongs to the goroutine
 // that brings its last leg in, which gives it back.
 type exchange struct {
-	s *session
+	s *Session
 
 	// Set before the first leg is sent, then read only.
 	stream      int16
@@ -82,7 +82,7 @@ var exchanges = sync.Pool{New: func() any {
 	return ex
 }}
 
-func newExchange(s *session, f frame.Frame, sc *scope) *exchange {
+func newExchange(s *Session, f frame.Frame, sc *scope) *exchange {
 	ex := exchanges.Get().(*exchange)
 	ex.s, ex.stream, ex.opcode, ex.scope, ex.start = s, f.Stream(), f.Opcode(), sc, s.batch.Now
 	return ex
@@ -125,11 +125,11 @@ func (ex *exchange) keep(f frame.Frame) frame.Frame {
 func (ex *exchange) begin(f frame.Frame) {
 	s, b := ex.s, &ex.s.batch
 	if ex.counted {
-		s.srv.metrics.Began(ex.kind)
+		s.env.Metrics.Began(ex.kind)
 	}
-	if !ex.shadow && int(s.inFlight.Add(1)) > s.srv.cfg.Listen.MaxStreamIDs {
+	if !ex.shadow && int(s.inFlight.Add(1)) > s.env.Config.Listen.MaxStreamIDs {
 		ex.refuse(b, ex.plan.Answer, &upstream.LostError{Side: ex.plan.Answer, Cause: fmt.Errorf(
-			"%w: the client has more than %d (proxy_max_stream_ids)", upstream.ErrBusy, s.srv.cfg.Listen.MaxStreamIDs)})
+			"%w: the client has more than %d (proxy_max_stream_ids)", upstream.ErrBusy, s.env.Config.Listen.MaxStreamIDs)})
 		return
 	}
 	if ex.stmt != nil || len(ex.children) > 0 {
@@ -210,7 +210,7 @@ func (ex *exchange) refuse(b *upstream.Batch, side phase.Side, err error) {
 func (ex *exchange) park(f frame.Frame) {
 	s, kept := ex.s, ex.keep(f)
 	s.parked.Go(func() {
-		ctx, cancel := context.WithTimeout(s.ctx, s.srv.cfg.Listen.RequestTimeout)
+		ctx, cancel := context.WithTimeout(s.ctx, s.env.Config.Listen.RequestTimeout)
 		defer cancel()
 		var b upstream.Batch
 		var conns [2]*upstream.Conn
@@ -285,7 +285,7 @@ func (l *leg) sendAgain(b *upstream.Batch, f frame.Frame, err error) {
 	ex := l.ex
 	kept := ex.keep(f)
 	ex.s.parked.Go(func() {
-		ctx, cancel := context.WithTimeout(ex.s.ctx, ex.s.srv.cfg.Listen.RequestTimeout)
+		ctx, cancel := context.WithTimeout(ex.s.ctx, ex.s.env.Config.Listen.RequestTimeout)
 		defer cancel()
 		c, err := ex.scope.connect(ctx, l.side)
 		b := upstream.Batch{Now: upstream.Nanotime()}
@@ -308,7 +308,7 @@ func (l *leg) prepare(b *upstream.Batch, c *upstream.Conn, st *prepared.Statemen
 		ex := l.ex
 		l.home = c
 		ex.s.parked.Go(func() {
-			ctx, cancel := context.WithTimeout(ex.s.ctx, ex.s.srv.cfg.Listen.RequestTimeout)
+			ctx, cancel := context.WithTimeout(ex.s.ctx, ex.s.env.Config.Listen.RequestTimeout)
 			defer cancel()
 			b := upstream.Batch{Now: upstream.Nanotime()}
 			sc := ex.s.newScope(st.Keyspace)
@@ -352,7 +352,7 @@ func (l *leg) Answer(b *upstream.Batch, c *upstream.Conn, f frame.Frame) {
 				l.lose(b, &upstream.LostError{Side: l.side, Node: c.Node(), Cause: errors.New("the node keeps forgetting the prepared statement")})
 				return
 			}
-			ex.s.srv.metrics.Mended(l.side)
+			ex.s.env.Metrics.Mended(l.side)
 			if l.prepare(b, c, st) {
 				c.Flush()
 			}
@@ -458,7 +458,7 @@ func (ex *exchange) finish(b *upstream.Batch, frames [2]frame.Frame) {
 		s.respond(b, ex.stream, ex.ownAnswer(frames[v.Side]))
 	case !v.Forward:
 		e := merge.LossError(ex.st, ex.consistency, ex.causeOf(v), v.Partial)
-		s.srv.note(s, ex, &e)
+		s.env.note(s, ex, &e)
 		s.respondError(b, ex.stream, e)
 	case ex.making != nil && v.Failed == 0:
 		s.respond(b, ex.stream, ex.finishPrepare(v.Side, frames))
@@ -469,13 +469,13 @@ func (ex *exchange) finish(b *upstream.Batch, frames [2]frame.Frame) {
 		s.respondRows(b, ex.stream, frames[v.Side], v.Side)
 	}
 	if ex.counted {
-		s.srv.metrics.Ended(ex.kind, time.Duration(b.Now-ex.start))
+		s.env.Metrics.Ended(ex.kind, time.Duration(b.Now-ex.start))
 		switch {
 		case v.Failed == 0:
 		case ex.st.Mutates:
-			s.srv.metrics.FailedWrite(v.Failed)
+			s.env.Metrics.FailedWrite(v.Failed)
 		default:
-			s.srv.metrics.FailedRead(v.Side)
+			s.env.Metrics.FailedRead(v.Side)
 		}
 	}
 	ex.free()

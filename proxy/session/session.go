@@ -1,4 +1,4 @@
-package proxy
+package session
 
 import (
 	"context"
@@ -35,11 +35,10 @@ const (
 	flushEvery = 64
 )
 
-// session is one client connection.
-type session struct {
+// Session is one client connection.
+type Session struct {
 	// Set before serve, then read only.
-	id  uint64
-	srv *Server
+	env *Env
 	nc  *nbio.Conn
 	// ctx ends with the session.
 	ctx context.Context
@@ -84,7 +83,7 @@ var errRefused = errors.New("refused")
 
 // scope is the session's pools for one keyspace.
 type scope struct {
-	s        *session
+	s        *Session
 	keyspace string
 	pools    [2]atomic.Pointer[upstream.Pool] // set once, under mu
 
@@ -92,10 +91,10 @@ type scope struct {
 	released bool
 }
 
-func (s *session) newScope(keyspace string) *scope { return &scope{s: s, keyspace: keyspace} }
+func (s *Session) newScope(keyspace string) *scope { return &scope{s: s, keyspace: keyspace} }
 
 // scopeFor returns the session's scope of a keyspace. Serve goroutine only.
-func (s *session) scopeFor(keyspace string) *scope {
+func (s *Session) scopeFor(keyspace string) *scope {
 	for _, sc := range s.scopes {
 		if sc.keyspace == keyspace {
 			return sc
@@ -114,7 +113,7 @@ func (sc *scope) open(ctx context.Context, side phase.Side, fresh bool) (*upstre
 	}
 	key := sc.s.keys[side]
 	key.Keyspace = sc.keyspace
-	p, err := sc.s.srv.clusters[side].Acquire(ctx, key, fresh)
+	p, err := sc.s.env.Clusters[side].Acquire(ctx, key, fresh)
 	if err != nil {
 		return nil, err
 	}
@@ -169,9 +168,65 @@ func (sc *scope) release() {
 	}
 }
 
-// serve reads requests until the client leaves, breaks the protocol, or is
+// New makes the session of a client that has just connected. Serve owns nc.
+func New(e *Env, nc net.Conn) *Session {
+	s := newSession(e, nc)
+	s.in = frame.NewReader(s.nc, frame.MaxBody)
+	return s
+}
+
+func newSession(e *Env, nc net.Conn) *Session {
+	s := &Session{env: e, nc: nbio.New(nc), idle: make(chan struct{}, 1)}
+	s.out.Init(s.nc, e.Config.Listen.RequestTimeout, func(error) { _ = s.nc.Close() })
+	return s
+}
+
+// Movable reports whether the client's socket could go to another process.
+func (s *Session) Movable() bool { return s.nc.Plain() }
+
+// Close ends the session at once. Serve returns soon.
+func (s *Session) Close() { _ = s.nc.Close() }
+
+// Warm opens what the session will need of a side, so that its first request
+// there finds it. A session that is not logged in yet, or has ended, needs
+// nothing.
+func (s *Session) Warm(ctx context.Context, side phase.Side) error {
+	sc := s.scope.Load()
+	if sc == nil || sc.pools[side].Load() != nil {
+		return nil
+	}
+	if _, err := sc.connect(ctx, side); err != nil && !sc.gone() {
+		return fmt.Errorf("the connections of client %s (keyspace %q): %w", s.nc.RemoteAddr(), sc.keyspace, err)
+	}
+	return nil
+}
+
+// Event passes the body of a SCHEMA_CHANGE on, if the client asked for it.
+func (s *Session) Event(b *upstream.Batch, body []byte) {
+	if !s.events.Load() || s.version == frame.V3 && newInV4(body) {
+		return
+	}
+	f := frame.AppendHeader(nil, s.version, true, 0, -1, frame.OpEvent, 0)
+	f = append(f, body...)
+	frame.PutLength(f)
+	s.respond(b, -1, f)
+}
+
+// newInV4 tells the schema events that v3 clients do not know: the control
+// connection may speak a later version than they do.
+func newInV4(body []byte) bool {
+	c := frame.NewCursor(body)
+	c.String("change")
+	switch string(c.String("target")) {
+	case "FUNCTION", "AGGREGATE":
+		return true
+	}
+	return false
+}
+
+// Serve reads requests until the client leaves, breaks the protocol, or is
 // drained. It returns when nothing of the session is left.
-func (s *session) serve(ctx context.Context) {
+func (s *Session) Serve(ctx context.Context) {
 	ctx, cancel := context.WithCancel(ctx)
 	s.ctx = ctx
 	stop := context.AfterFunc(ctx, func() { _ = s.nc.Close() })
@@ -192,10 +247,10 @@ func (s *session) serve(ctx context.Context) {
 	for _, sc := range s.scopes {
 		sc.release()
 	}
-	s.srv.log.Debug("client left", "client", s.nc.RemoteAddr(), "driver", s.driver, "cause", err)
+	s.env.Log.Debug("client left", "client", s.nc.RemoteAddr(), "driver", s.driver, "cause", err)
 }
 
-func (s *session) read() error {
+func (s *Session) read() error {
 	if s.state != ready {
 		_ = s.nc.SetReadDeadline(time.Now().Add(handshakeTimeout)) // an error shows in the read
 	}
@@ -204,7 +259,7 @@ func (s *session) read() error {
 	}
 	s.boundBody()
 	if s.draining.Load() {
-		s.drain() // it came between
+		s.Drain() // it came between
 	}
 	began := false
 	for {
@@ -234,7 +289,7 @@ func (s *session) read() error {
 }
 
 // boundBody sets how large a frame the client may send in its state.
-func (s *session) boundBody() {
+func (s *Session) boundBody() {
 	if s.state == ready {
 		s.in.SetMaxBody(frame.MaxBody)
 		return
@@ -243,7 +298,7 @@ func (s *session) boundBody() {
 }
 
 // readFailed answers what can be answered of a read error.
-func (s *session) readFailed(err error) error {
+func (s *Session) readFailed(err error) error {
 	var version *frame.VersionError
 	var limit *frame.LimitError
 	switch {
@@ -264,7 +319,7 @@ func (s *session) readFailed(err error) error {
 
 // endBurst sends on what a row of requests has produced: to each node, and to
 // the client, with one write each.
-func (s *session) endBurst() {
+func (s *Session) endBurst() {
 	for i, c := range s.touched {
 		c.Flush()
 		s.touched[i] = nil
@@ -278,7 +333,7 @@ func (s *session) endBurst() {
 // pick chooses the connection of a side for this burst: the same for all its
 // requests, so that they leave in one write, and another for the next burst.
 // It returns nil without an error if one may come soon.
-func (s *session) pick(sc *scope, side phase.Side) (*upstream.Conn, error) {
+func (s *Session) pick(sc *scope, side phase.Side) (*upstream.Conn, error) {
 	if s.burstOf != sc {
 		s.burst, s.burstOf = [2]*upstream.Conn{}, sc
 	}
@@ -301,7 +356,7 @@ func (s *session) pick(sc *scope, side phase.Side) (*upstream.Conn, error) {
 }
 
 // touch marks c for the end of the burst.
-func (s *session) touch(c *upstream.Conn) {
+func (s *Session) touch(c *upstream.Conn) {
 	s.unsent++
 	for _, t := range s.touched {
 		if t == c {
@@ -312,19 +367,19 @@ func (s *session) touch(c *upstream.Conn) {
 }
 
 // Flush writes what was appended for the client. It does not block.
-func (s *session) Flush() {
+func (s *Session) Flush() {
 	s.queued.Store(false)
 	s.out.Flush()
 }
 
-func (s *session) mark(b *upstream.Batch) {
+func (s *Session) mark(b *upstream.Batch) {
 	if s.queued.CompareAndSwap(false, true) {
 		b.Add(s)
 	}
 }
 
 // respond appends a frame with the client's stream id.
-func (s *session) respond(b *upstream.Batch, stream int16, f frame.Frame) {
+func (s *Session) respond(b *upstream.Batch, stream int16, f frame.Frame) {
 	buf := s.out.Begin()
 	at := len(buf)
 	buf = append(buf, f...)
@@ -334,7 +389,7 @@ func (s *session) respond(b *upstream.Batch, stream int16, f frame.Frame) {
 }
 
 // respondRows is respond for an answer that may have a paging state of side.
-func (s *session) respondRows(b *upstream.Batch, stream int16, f frame.Frame, side phase.Side) {
+func (s *Session) respondRows(b *upstream.Batch, stream int16, f frame.Frame, side phase.Side) {
 	page := paging.Offset(f)
 	if page < 0 {
 		s.respond(b, stream, f)
@@ -349,16 +404,16 @@ func (s *session) respondRows(b *upstream.Batch, stream int16, f frame.Frame, si
 }
 
 // respondError appends an error of the proxy's own.
-func (s *session) respondError(b *upstream.Batch, stream int16, e frame.ErrorBody) {
+func (s *Session) respondError(b *upstream.Batch, stream int16, e frame.ErrorBody) {
 	buf := s.out.Begin()
 	at := len(buf)
 	s.out.End(frame.AppendError(buf, s.answerVersion(), stream, e))
 	s.appended(b, at)
 }
 
-func (s *session) appended(b *upstream.Batch, before int) {
+func (s *Session) appended(b *upstream.Batch, before int) {
 	if before > maxClientOutput {
-		s.srv.log.Warn("client does not read its answers; closed", "client", s.nc.RemoteAddr(), "waiting_bytes", before)
+		s.env.Log.Warn("client does not read its answers; closed", "client", s.nc.RemoteAddr(), "waiting_bytes", before)
 		s.out.Fail(errSlowClient)
 		_ = s.nc.Close()
 		return
@@ -369,22 +424,22 @@ func (s *session) appended(b *upstream.Batch, before int) {
 var errSlowClient = fmt.Errorf("more than %d bytes wait for the client", maxClientOutput)
 
 // answerVersion is the version of the proxy's own frames.
-func (s *session) answerVersion() frame.Version {
+func (s *Session) answerVersion() frame.Version {
 	if s.version == 0 {
 		return frame.V4
 	}
 	return s.version
 }
 
-// drain asks the session to end between two requests: it stops reading, answers
+// Drain asks the session to end between two requests: it stops reading, answers
 // what it has read, and closes.
-func (s *session) drain() {
+func (s *Session) Drain() {
 	s.draining.Store(true)
 	_ = s.nc.SetReadDeadline(time.Now()) // wakes the reader
 }
 
 // drained waits until everything that was read is answered and written.
-func (s *session) drained() error {
+func (s *Session) drained() error {
 	s.endBurst()
 	for s.inFlight.Load() > 0 {
 		select {
@@ -400,7 +455,7 @@ func (s *session) drained() error {
 var errDrained = errors.New("drained")
 
 // done counts a request out.
-func (s *session) done() {
+func (s *Session) done() {
 	if s.inFlight.Add(-1) == 0 && s.draining.Load() {
 		select {
 		case s.idle <- struct{}{}:
@@ -411,7 +466,7 @@ func (s *session) done() {
 
 // linger lets a client read its last answers: closing with unread input would
 // reset the connection, and lose what the client has not read yet.
-func (s *session) linger() {
+func (s *Session) linger() {
 	s.out.Finish(net.ErrClosed)
 	if c, ok := s.nc.Conn.(interface{ CloseWrite() error }); ok { // TCP and TLS
 		_ = c.CloseWrite() // best effort
