@@ -98,7 +98,7 @@ func globalSettings() []Setting {
 		ours(boolean("SHADOW_READS", false, "Whether Origin gets a copy of each read in phase cut_over.", func(c *Config) *bool { return &c.ShadowReads })),
 		boolean("REPLACE_CQL_FUNCTIONS", false, "Replaces now() in writes with a value made by the proxy, so that both clusters store the same one. Only where it is a whole term.",
 			func(c *Config) *bool { return &c.ReplaceFunctions }),
-		ours(boolean("REPLACE_ALL_CQL_FUNCTIONS", false, "With REPLACE_CQL_FUNCTIONS: also uuid(), currentTimestamp(), currentDate(), currentTime() and currentTimeUUID(), and all of them also as arguments and within collections.",
+		ours(boolean("REPLACE_ALL_CQL_FUNCTIONS", false, "With REPLACE_CQL_FUNCTIONS: also uuid(), currentTimestamp(), currentDate(), currentTime() and currentTimeUUID(), and all of them also as arguments and within tuples, user types and collections; not within the collections of a prepared statement.",
 			func(c *Config) *bool { return &c.ReplaceAllFunctions })),
 		accepted(millis("ASYNC_HANDSHAKE_TIMEOUT_MS", 4000, "Bound for making ready what copies of reads need. Copies use the shared connections here, so there is no handshake of their own.", nil)),
 		word("LOG_LEVEL", "INFO", "Least severe level that is logged.", levelWords, func(c *Config) *slog.Level { return &c.LogLevel }),

@@ -2,6 +2,7 @@ package rewrite
 
 import (
 	"bytes"
+	"slices"
 	"strconv"
 
 	"github.com/zdmproject/terraform-provider-zdm/cql/scan"
@@ -20,6 +21,8 @@ var (
 	TopLevel = Rule{functions: scan.Now}
 	// Everywhere also replaces uuid(), currentTimestamp() and the like, and all of
 	// them as arguments, operands, and within collections, tuples and user types.
+	// Cassandra takes no bind markers within lists, sets and maps: there a PREPARE
+	// keeps the call.
 	Everywhere = Rule{functions: scan.Now | scan.NewUUID | scan.CurrentTimestamp | scan.CurrentDate | scan.CurrentTime | scan.CurrentTimeUUID, nested: true}
 )
 
@@ -52,7 +55,7 @@ func (r Rule) Wants(st *scan.Statement) bool {
 // Inline returns the text with a value of its own for each call, or nil if there
 // is none to replace.
 func (r Rule) Inline(text []byte, src *Source) []byte {
-	calls, _ := r.find(text)
+	calls, _ := r.find(text, false)
 	if calls == nil {
 		return nil
 	}
@@ -86,7 +89,7 @@ type Marker struct {
 
 // Prepare returns what is to be prepared instead of text, or nil for text itself.
 func (r Rule) Prepare(text []byte) *Replacement {
-	calls, named := r.find(text)
+	calls, named := r.find(text, true)
 	if calls == nil {
 		return nil
 	}
@@ -137,8 +140,8 @@ type call struct {
 }
 
 // find returns the calls to replace in the order of the text, and whether its
-// bind markers have names.
-func (r Rule) find(text []byte) (calls []call, named bool) {
+// bind markers have names. With markers they are those that a marker can replace.
+func (r Rule) find(text []byte, markers bool) (calls []call, named bool) {
 	var tokens []scan.Token
 	for lex := scan.NewLexer(text); ; {
 		t := lex.Next()
@@ -177,7 +180,7 @@ func (r Rule) find(text []byte) (calls []call, named bool) {
 			}
 			before, after := &tokens[first-1], &tokens[i+3]
 			operand := isArithmetic(before) || isArithmetic(after)
-			if whole := !operand && open.wholeTerm(before); !whole && !r.nested {
+			if whole := !operand && open.wholeTerm(before); !whole && (!r.nested || markers && slices.Contains(open, collection)) {
 				continue
 			}
 			calls = append(calls, call{
@@ -195,9 +198,10 @@ func (r Rule) find(text []byte) (calls []call, named bool) {
 type bracket uint8
 
 const (
-	literal   bracket = iota // a collection, tuple, user type or index; a relation or column names
-	terms                    // of VALUES or IN
-	arguments                // of a function
+	literal    bracket = iota // a tuple, user type or index; a relation or column names
+	collection                // a list, set or map
+	terms                     // of VALUES or IN
+	arguments                 // of a function
 )
 
 type brackets []bracket
@@ -206,8 +210,15 @@ func (b *brackets) see(tokens []scan.Token, i int) {
 	switch tokens[i].Op {
 	case '(':
 		*b = append(*b, opened(tokens, i))
-	case '[', '{':
-		*b = append(*b, literal)
+	case '[':
+		// After a name it is an index.
+		if i > 0 && (tokens[i-1].Kind == scan.Word || tokens[i-1].Kind == scan.Quoted) {
+			*b = append(*b, literal)
+		} else {
+			*b = append(*b, collection)
+		}
+	case '{':
+		*b = append(*b, braced(tokens[i+1:]))
 	case ')', ']', '}':
 		if n := len(*b); n > 0 {
 			*b = (*b)[:n-1]
@@ -228,6 +239,21 @@ func opened(tokens []scan.Token, i int) bracket {
 		return arguments
 	}
 	return literal
+}
+
+// braced tells a user type, which begins with the name of a field, from a set or
+// map by the tokens after the brace.
+func braced(tokens []scan.Token) bracket {
+	if len(tokens) < 2 || !tokens[1].IsOp(':') {
+		return collection
+	}
+	switch t := &tokens[0]; {
+	case t.Is("true"), t.Is("false"), t.Is("nan"), t.Is("infinity"):
+		return collection
+	case t.Kind == scan.Word, t.Kind == scan.Quoted:
+		return literal
+	}
+	return collection
 }
 
 // innermost is the pair around the current token; literal if there is none.
