@@ -50,7 +50,10 @@ func FromYAML(b []byte) (map[string]string, error) {
 	} else if err != nil {
 		return nil, yamlError(err)
 	}
-	var p problems
+	var (
+		p      problems
+		broken []string // keys whose value could not be read
+	)
 	if err := dec.Decode(new(yaml.Node)); err == nil {
 		p.add("a second YAML document follows; keep one")
 	}
@@ -77,13 +80,30 @@ func FromYAML(b []byte) (map[string]string, error) {
 		text, err := yamlText(node, &table[row])
 		if err != nil {
 			p.add("%s: %v", at, err)
+			broken = append(broken, key)
 		}
 		values[key] = text
 	}
 	if len(p) > 0 {
-		return nil, &Error{Problems: p}
+		return nil, &Error{Problems: append(p, others(values, broken)...)}
 	}
 	return values, nil
+}
+
+// others are the problems of the settings that could be read, so that a file is
+// mended in one go.
+func others(values map[string]string, broken []string) (out []string) {
+	var more *Error
+	if _, err := Parse(values); !errors.As(err, &more) {
+		return nil
+	}
+	for _, problem := range more.Problems {
+		key, _, _ := strings.Cut(problem, ":")
+		if !slices.Contains(broken, key) {
+			out = append(out, problem)
+		}
+	}
+	return out
 }
 
 // yamlError drops what the parser quotes of the file after its first line: a

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -61,6 +62,18 @@ func TestYAMLProblemsCarryTheirLine(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, e.Problems); diff != "" {
 		t.Errorf("problems (-want +got):\n%s", diff)
+	}
+}
+
+func TestYAMLIsMendedInOneGo(t *testing.T) {
+	t.Parallel()
+	_, err := FromYAML([]byte("no_such: 1\norigin_port: 70000\norigin_contact_points: {a: b}\ntarget_contact_points: b\n"))
+	var bad *Error
+	if !errors.As(err, &bad) {
+		t.Fatalf("error %v, want an *Error", err)
+	}
+	if len(bad.Problems) != 3 || !strings.Contains(err.Error(), "origin_port: 70000 is above 65535") || strings.Contains(err.Error(), "missing") {
+		t.Errorf("problems %q, want the unknown key, the mapping and the port, and nothing twice", bad.Problems)
 	}
 }
 
