@@ -77,7 +77,7 @@ func newReal(t *testing.T) *real {
 	}
 	dir, args := files(t)
 	r := &real{dir: dir, port: free(t), listen: fmt.Sprintf("127.0.0.1:%d", free(t))}
-	r.args = append(args, "-listen", r.listen, "-proxy-binary", filepath.Join(bin, "zdm-proxy"), "-ready-timeout", "5s", "-drain-timeout", "5s")
+	r.args = slices.Concat(args, []string{"-listen", r.listen, "-proxy-binary", filepath.Join(bin, "zdm-proxy"), "-ready-timeout", "5s", "-drain-timeout", "5s"})
 	r.origin = cqltest.Start(t, cqltest.Options{Username: "app", Password: originPassword, Cluster: "old"})
 	r.target = cqltest.Start(t, cqltest.Options{Username: "app", Password: targetPassword, Cluster: "new", Release: "5.0.5"})
 	ca, err := os.ReadFile(filepath.Join(dir, "cert.pem"))

@@ -184,9 +184,9 @@ func FuzzSegments(f *testing.F) {
 // what came can stand for; what it gives comes back from compression.
 func FuzzCompression(f *testing.F) {
 	for _, c := range []Compression{LZ4, Snappy} {
-		f.Add(byte(c), []byte(Frame(c.AppendCompressed(nil, testFrame(1, 300))).Body()))
-		f.Add(byte(c), []byte(claiming(c, 1<<20, 1, 2, 3).Body()))
-		f.Add(byte(c), []byte(claiming(c, 0).Body()))
+		f.Add(byte(c), Frame(c.AppendCompressed(nil, testFrame(1, 300))).Body())
+		f.Add(byte(c), claiming(c, 1<<20, 1, 2, 3).Body())
+		f.Add(byte(c), claiming(c, 0).Body())
 	}
 	f.Fuzz(func(t *testing.T, which byte, body []byte) {
 		c := LZ4 + Compression(which%2)
