@@ -12,7 +12,8 @@ import (
 func runDemo(ctx context.Context, args []string) error {
 	o := demo.Options{Out: os.Stdout}
 	flags, dir := newFlags("demo", "")
-	flags.Lookup("dir").Usage = "folder for everything that the demo writes (default .lab/demo)"
+	folder := flags.Lookup("dir")
+	folder.Usage, folder.DefValue = "folder for everything that the demo writes", ".lab/demo"
 	flags.StringVar(&o.Example, "example", "examples/demo", "folder with the Terraform configuration")
 	flags.StringVar(&o.Terraform, "terraform", "", "terraform or tofu (default: TERRAFORM, or the one on the path)")
 	flags.StringVar(&o.Binaries, "binaries", "", "folder with zdm-proxy, zdm-appliance and terraform-provider-zdm (default: this program's)")

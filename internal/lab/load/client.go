@@ -66,7 +66,7 @@ func Connect(e Endpoint) (*gocql.Session, error) {
 	}
 	session, err := cluster.CreateSession()
 	if err != nil {
-		return nil, fmt.Errorf("connect to %s: %w", strings.Join(hosts, ", "), err)
+		return nil, fmt.Errorf("connect to %s: %w; see with zdm-lab status whether it serves: a proxy does once it has a phase", strings.Join(hosts, ", "), err)
 	}
 	return session, nil
 }
