@@ -42,6 +42,18 @@ func TypeOf(write bool, answer phase.Side) Type {
 	return ReadsOrigin
 }
 
+// Request is a kind of frame, as the label "kind" tells it.
+type Request uint8
+
+// The kinds.
+const (
+	Query Request = iota
+	Execute
+	Batch
+)
+
+var requestNames = [...]string{"query", "execute", "batch"}
+
 // Options name the metrics and their buckets.
 type Options struct {
 	Prefix                                     string
@@ -66,6 +78,7 @@ type Metrics struct {
 	failedWrites [3]prometheus.Counter
 	failedConns  [2]prometheus.Counter
 	mended       [2]prometheus.Counter
+	unstamped    [len(requestNames)]prometheus.Counter
 
 	cluster [2]clusterVectors
 	async   clusterVectors
@@ -126,6 +139,11 @@ func New(o Options) *Metrics {
 		m.failedWrites[s] = writes.WithLabelValues(s.String())
 		m.failedConns[s] = conns.WithLabelValues(s.String())
 		m.mended[s] = mended.WithLabelValues(s.String())
+	}
+	unstamped := counterVec("proxy_requests_without_timestamp_total",
+		"Writes that each cluster gives a timestamp of its own, since neither the request nor its text has one, by request.", "kind")
+	for i, name := range requestNames {
+		m.unstamped[i] = unstamped.WithLabelValues(name)
 	}
 	m.failedWrites[Both] = writes.WithLabelValues("both")
 	gauge("client_connections_total", "Client connections.", nil, func() float64 { return float64(m.Clients.Load()) })
@@ -195,6 +213,9 @@ func (m *Metrics) FailedWrite(sides phase.Set) {
 
 // FailedLogin counts a client that a side refused.
 func (m *Metrics) FailedLogin(side phase.Side) { m.failedConns[side].Inc() }
+
+// Unstamped counts a write without a timestamp.
+func (m *Metrics) Unstamped(r Request) { m.unstamped[r].Inc() }
 
 // Mended counts an UNPREPARED that the client did not see.
 func (m *Metrics) Mended(side phase.Side) { m.mended[side].Inc() }

@@ -52,6 +52,9 @@ type Statement struct {
 	Idempotent bool
 	CAS        bool
 	Counter    bool
+	// Unstamped: it writes with the clusters' own timestamps unless the request has
+	// one.
+	Unstamped bool
 	// Own is what the proxy answers a statement with that goes to no cluster; nil
 	// for all others.
 	Own any

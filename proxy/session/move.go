@@ -156,6 +156,7 @@ func (e *Env) Learn(c *control.Statement) {
 	st := &prepared.Statement{
 		ID: c.ID, Text: c.Text, Keyspace: c.Keyspace, Class: class,
 		Idempotent: class.IsRead() || scanned.Idempotent, CAS: scanned.CAS, Counter: scanned.Counter,
+		Unstamped: unstamped(&scanned),
 	}
 	copy(st.Told[:], c.Told)
 	if !st.Relearn(e.Replace, &scanned, c.NodeText, c.HiddenNames) {

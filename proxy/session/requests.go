@@ -40,12 +40,26 @@ func (s *Session) query(f frame.Frame) {
 		s.use(f, &st)
 		return
 	}
+	if !q.Params.HasTimestamp && unstamped(&st) {
+		s.env.Metrics.Unstamped(metrics.Query)
+	}
 	if s.env.Replace.Wants(&st) {
 		f, q = s.env.Replace.Query(f, at, q, s.env.Values)
 	}
 	ex := newExchange(s, f, sc)
 	ex.describe(class, &st)
 	ex.dispatch(f, class, q.Params, at)
+}
+
+// unstamped reports whether each cluster gives the statement a timestamp of its
+// own unless the request has one: then the later of two writes may not be the same
+// on both sides. Paxos and counters use no client's timestamp.
+func unstamped(st *scan.Statement) bool {
+	switch st.Kind {
+	case scan.Insert, scan.Update, scan.Delete, scan.Batch:
+		return !st.HasTimestamp && !st.CAS && !st.Counter
+	}
+	return false
 }
 
 // keyspaceOf is the one that applies to unqualified names: the request's own
@@ -124,7 +138,7 @@ func (s *Session) prepare(f frame.Frame) {
 	}
 	making := &prepared.Statement{
 		Text: string(p.Text), Class: class,
-		Idempotent: class.IsRead() || st.Idempotent, CAS: st.CAS, Counter: st.Counter,
+		Idempotent: class.IsRead() || st.Idempotent, CAS: st.CAS, Counter: st.Counter, Unstamped: unstamped(&st),
 	}
 	if len(st.Keyspace.Raw) == 0 {
 		making.Keyspace = keyspace
@@ -222,6 +236,9 @@ func (s *Session) execute(f frame.Frame) {
 		s.usePrepared(f, st.Text)
 		return
 	}
+	if st.Unstamped && !e.Params.HasTimestamp {
+		s.env.Metrics.Unstamped(metrics.Execute)
+	}
 	if st.Replaced != nil {
 		if f, e.Params, err = rewrite.Execute(f, at, e.Params, st.Hidden(), s.env.Values); err != nil {
 			s.respondError(&s.batch, f.Stream(), rewrite.Refusal(err))
@@ -278,11 +295,12 @@ func (s *Session) execBatch(f frame.Frame) {
 		Counter: bt.Type == frame.BatchCounter, Unlogged: bt.Type == frame.BatchUnlogged,
 	}
 	ex.consistency = bt.Params.Consistency
-	replace := false
+	replace, anyUnstamped := false, false
 	for it := bt.Children(); it.Next(); {
 		if !it.Prepared {
 			st := scan.Scan(it.Text)
 			replace = replace || s.env.Replace.Wants(&st)
+			anyUnstamped = anyUnstamped || unstamped(&st)
 			ex.addChild(st.Idempotent, st.CAS)
 			continue
 		}
@@ -294,6 +312,7 @@ func (s *Session) execBatch(f frame.Frame) {
 		}
 		ex.addChild(child.Idempotent, child.CAS)
 		replace = replace || child.Replaced != nil
+		anyUnstamped = anyUnstamped || child.Unstamped
 		ex.children = append(ex.children, child)
 	}
 	if replace {
@@ -302,6 +321,9 @@ func (s *Session) execBatch(f frame.Frame) {
 			s.malformed(f, err)
 			return
 		}
+	}
+	if anyUnstamped && !bt.Params.HasTimestamp && !ex.st.CAS && !ex.st.Counter {
+		s.env.Metrics.Unstamped(metrics.Batch)
 	}
 	ex.plan = route.Decide(s.env.Rule(), route.Write, s.env.Routing)
 	ex.kind, ex.counted = metrics.Writes, true
