@@ -154,11 +154,11 @@ func TestReplacedFunctionsGiveBothClustersTheSameRows(t *testing.T) {
 			t.Errorf("%s: %v", q, err)
 		}
 	}
-	b := s.NewBatch(gocql.UnloggedBatch)
+	b := s.Batch(gocql.UnloggedBatch)
 	b.Query("INSERT INTO c (k, c, v) VALUES ('batch', now(), 4)")
 	b.Query("INSERT INTO c (k, c, v) VALUES (?, now(), ?)", "batch", 5)
 	b.Query("INSERT INTO t (k, ts) VALUES (?, toTimestamp(now()))", "batch")
-	if err := s.ExecuteBatch(b); err != nil {
+	if err := b.Exec(); err != nil {
 		t.Errorf("batch: %v", err)
 	}
 	if err := s.Query("INSERT INTO t (k, tu) VALUES (now(), ?)", gocql.TimeUUID()).Exec(); err == nil {

@@ -3,6 +3,7 @@ package rewrite
 import (
 	"crypto/md5"
 	"encoding/binary"
+	"errors"
 	"fmt"
 
 	"github.com/zdmproject/terraform-provider-zdm/cql/frame"
@@ -148,10 +149,13 @@ func (r Rule) Batch(f frame.Frame, at int, b *frame.Batch, markers func(i int) [
 // Refusal is what a client is told that cannot have a statement replaced.
 func Refusal(err error) frame.ErrorBody {
 	e := frame.ErrorBody{Code: frame.ErrServer, Message: err.Error()}
-	switch err.(type) {
-	case *TypeError, *AmbiguousError:
+	var wrongType *TypeError
+	var ambiguous *AmbiguousError
+	var malformed *frame.MalformedError
+	switch {
+	case errors.As(err, &wrongType), errors.As(err, &ambiguous):
 		e.Code = frame.ErrInvalid
-	case *frame.MalformedError:
+	case errors.As(err, &malformed):
 		e.Code = frame.ErrProtocol
 	}
 	return e

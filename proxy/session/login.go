@@ -252,26 +252,16 @@ func (s *Session) usePrepared(f frame.Frame, text string) {
 	q = frame.AppendPlainQuery(q, s.version, text)
 	frame.PutLength(q)
 	st := scan.Scan([]byte(text))
-	s.use(q, &st)
+	s.use(q, &st, frame.One)
 }
 
 // use handles USE: the session gets the pools of the keyspace, and goes over to
 // them when every side that the phase writes to has said yes.
-func (s *Session) use(f frame.Frame, st *scan.Statement) {
-	body, _, err := frame.SplitRequest(f)
-	if err != nil {
-		s.malformed(f, err)
-		return
-	}
-	q, err := frame.ParseQuery(body, s.version)
-	if err != nil {
-		s.malformed(f, err)
-		return
-	}
+func (s *Session) use(f frame.Frame, st *scan.Statement, cl frame.Consistency) {
 	sc := s.scopeFor(st.Keyspace.String())
 	rule := s.env.Rule()
 	ex := newExchange(s, f, sc)
-	ex.isUse, ex.consistency, ex.st.Inert = true, q.Params.Consistency, true
+	ex.isUse, ex.consistency, ex.st.Inert = true, cl, true
 	ex.plan.Legs, ex.plan.Answer = rule.Needed, rule.Primary
 	s.endBurst()
 	ctx, cancel := context.WithTimeout(s.ctx, s.env.Config.Listen.RequestTimeout)
@@ -279,7 +269,7 @@ func (s *Session) use(f frame.Frame, st *scan.Statement) {
 	for _, side := range rule.Needed.Each() {
 		if _, err := sc.open(ctx, side, false); err != nil {
 			ex.free()
-			e := merge.LossError(merge.Statement{Inert: true}, q.Params.Consistency, err, false)
+			e := merge.LossError(merge.Statement{Inert: true}, cl, err, false)
 			var node *upstream.NodeError
 			if errors.As(err, &node) {
 				e = frame.ErrorBody{Code: node.Code, Message: node.Message}

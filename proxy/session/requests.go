@@ -37,7 +37,7 @@ func (s *Session) query(f frame.Frame) {
 		s.virtualQuery(f, &st, class, body, q.Params)
 		return
 	case route.Use:
-		s.use(f, &st)
+		s.use(f, &st, q.Params.Consistency)
 		return
 	}
 	if !q.Params.HasTimestamp && unstamped(&st) {
