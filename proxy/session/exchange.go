@@ -162,11 +162,11 @@ func (ex *exchange) begin(f frame.Frame) {
 }
 
 // leaveOut takes a side that is out of reach off the plan of a PREPARE for which
-// the other one is enough: what reads one side need not wait for the other.
+// the other one is enough: a read of one side must not fail because of the other.
 func (ex *exchange) leaveOut() {
 	var within phase.Set
 	for _, side := range ex.plan.Legs.Each() {
-		if c, err := ex.s.pick(ex.scope, side); err == nil && c != nil {
+		if _, err := ex.s.pick(ex.scope, side); err == nil {
 			within |= phase.Of(side)
 		}
 	}
