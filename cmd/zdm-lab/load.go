@@ -36,6 +36,16 @@ func runLoad(ctx context.Context, args []string) error {
 	if _, err := parse(flags, args, 0); err != nil {
 		return err
 	}
+	switch {
+	case *rate < 0:
+		return fmt.Errorf("-rate: %g is below 0; give requests a second, 0 for as many as possible", *rate)
+	case *workers < 1:
+		return fmt.Errorf("-workers: %d is below 1; give the requests in flight at most", *workers)
+	case *duration < 0:
+		return fmt.Errorf("-duration: %s is below 0; give how long, 0 until interrupted", *duration)
+	case *protocol != 0 && (*protocol < 3 || *protocol > 5):
+		return fmt.Errorf("-protocol: %d is not 3, 4 or 5; leave it out to let the driver negotiate", *protocol)
+	}
 	l, err := lab.Open(*dir)
 	if err != nil {
 		return err

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -35,6 +36,9 @@ func runVerify(ctx context.Context, args []string) error {
 	model, err := journal.Load(journalPath(l, *path))
 	if err != nil {
 		return fmt.Errorf("%w; zdm-lab load writes it", err)
+	}
+	if model.Acked == 0 {
+		return errors.New("the journal has no acknowledged write: there is nothing to verify; let zdm-lab load run first")
 	}
 	reports, err := demo.Verify(ctx, l, model, sides, since)
 	if err != nil {
