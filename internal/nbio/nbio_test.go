@@ -106,6 +106,32 @@ func TestOutboxWritesEverythingInOrderThroughAFullSocket(t *testing.T) {
 	}
 }
 
+func TestOutboxWritesAsEverLongAfterASocketWasFull(t *testing.T) {
+	t.Parallel()
+	c, far := pair(t)
+	var o nbio.Outbox
+	const timeout = 200 * time.Millisecond
+	o.Init(c, timeout, func(err error) { t.Errorf("write error: %v", err) })
+	chunk := make([]byte, 1<<20)
+	total := 0
+	for o.Len() == 0 { // until the socket is full
+		o.End(append(o.Begin(), chunk...))
+		o.Flush()
+		total += len(chunk)
+	}
+	if _, err := io.CopyN(io.Discard, far, int64(total)); err != nil {
+		t.Fatal(err)
+	}
+	// The time-out of the write that blocked is over before the next one.
+	past := time.NewTimer(timeout + timeout/2)
+	<-past.C
+	o.End(append(o.Begin(), 'x'))
+	o.Flush()
+	if _, err := io.ReadFull(far, chunk[:1]); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestOutboxOfManyWritersKeepsFramesWhole(t *testing.T) {
 	t.Parallel()
 	c, far := pair(t)

@@ -178,6 +178,8 @@ func (o *Outbox) flushBlocking(buf []byte, box *[]byte, done int) {
 	for {
 		_ = o.conn.SetWriteDeadline(time.Now().Add(o.timeout)) // an error shows in the write
 		_, err := o.conn.Write(buf[done:])
+		// TryWrite minds a deadline too, and comes long after this one.
+		_ = o.conn.SetWriteDeadline(time.Time{})
 		o.give(buf, box, err)
 		if len(o.buf) == 0 || o.failed != nil {
 			o.land()
