@@ -122,6 +122,9 @@ func TestOutboxWritesAsEverLongAfterASocketWasFull(t *testing.T) {
 	if _, err := io.CopyN(io.Discard, far, int64(total)); err != nil {
 		t.Fatal(err)
 	}
+	if err := far.SetReadDeadline(time.Now().Add(15 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
 	// The time-out of the write that blocked is over before the next one.
 	past := time.NewTimer(timeout + timeout/2)
 	<-past.C
