@@ -209,7 +209,7 @@ func (ex *exchange) refuse(b *upstream.Batch, side phase.Side, err error) {
 // again.
 func (ex *exchange) park(f frame.Frame) {
 	s, kept := ex.s, ex.keep(f)
-	s.parked.Go(func() {
+	s.later(func() {
 		ctx, cancel := context.WithTimeout(s.ctx, s.env.Config.Listen.RequestTimeout)
 		defer cancel()
 		var b upstream.Batch
@@ -284,7 +284,7 @@ func (l *leg) sendAgain(b *upstream.Batch, f frame.Frame, err error) {
 	}
 	ex := l.ex
 	kept := ex.keep(f)
-	ex.s.parked.Go(func() {
+	ex.s.later(func() {
 		ctx, cancel := context.WithTimeout(ex.s.ctx, ex.s.env.Config.Listen.RequestTimeout)
 		defer cancel()
 		c, err := ex.scope.connect(ctx, l.side)
@@ -307,7 +307,7 @@ func (l *leg) prepare(b *upstream.Batch, c *upstream.Conn, st *prepared.Statemen
 		// same node must prepare it, and the BATCH itself stays where it is.
 		ex := l.ex
 		l.home = c
-		ex.s.parked.Go(func() {
+		ex.s.later(func() {
 			ctx, cancel := context.WithTimeout(ex.s.ctx, ex.s.env.Config.Listen.RequestTimeout)
 			defer cancel()
 			b := upstream.Batch{Now: upstream.Nanotime()}

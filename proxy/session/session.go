@@ -66,8 +66,12 @@ type Session struct {
 	inFlight atomic.Int32
 	events   atomic.Bool // registered for schema events
 	draining atomic.Bool
-	parked   sync.WaitGroup // legs that wait for a connection
-	idle     chan struct{}  // gets a token when the last request of a draining session ends
+	idle     chan struct{} // gets a token when the last request of a draining session ends
+
+	// Guarded by mu, which is never held across I/O.
+	mu     sync.Mutex
+	ended  bool           // nobody awaits parked any more
+	parked sync.WaitGroup // what waits for a connection; see later
 }
 
 type sessionState uint8
@@ -243,6 +247,9 @@ func (s *Session) Serve(ctx context.Context) {
 	if s.segments != nil {
 		s.segments.Release()
 	}
+	s.mu.Lock()
+	s.ended = true
+	s.mu.Unlock()
 	s.parked.Wait()
 	for _, sc := range s.scopes {
 		sc.release()
@@ -315,6 +322,19 @@ func (s *Session) readFailed(err error) error {
 	}
 	s.endBurst()
 	return errRefused
+}
+
+// later runs work beside the session, or at once when the session is ending: its
+// context has ended by then, so that work does not wait.
+func (s *Session) later(work func()) {
+	s.mu.Lock()
+	if s.ended {
+		s.mu.Unlock()
+		work()
+		return
+	}
+	s.parked.Go(work)
+	s.mu.Unlock()
 }
 
 // endBurst sends on what a row of requests has produced: to each node, and to
