@@ -193,13 +193,6 @@ func (c *Client) Close() {
 // Done is closed when the connection has ended.
 func (c *Client) Done() <-chan struct{} { return c.done }
 
-// Unanswered is the number of requests that wait for an answer.
-func (c *Client) Unanswered() int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return len(c.waiting)
-}
-
 func (c *Client) read() {
 	defer close(c.done)
 	var err error

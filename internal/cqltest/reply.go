@@ -89,10 +89,6 @@ func Column(keyspace, table, name string, t datatype.DataType) *message.ColumnMe
 	return &message.ColumnMetadata{Keyspace: keyspace, Table: table, Name: name, Type: t}
 }
 
-// Prepared answers a PREPARE with an id of the test's choice. The node does
-// not learn the id: use Node.Describe where EXECUTE should work.
-func Prepared(id []byte, s Statement) Reply { return Message(s.prepared(id)) }
-
 // Unprepared answers that the id is not known.
 func Unprepared(id []byte) Reply {
 	return Message(&message.Unprepared{

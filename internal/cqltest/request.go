@@ -77,11 +77,6 @@ func WithText(part string) Filter {
 	return func(r Request) bool { return strings.Contains(r.Text, part) }
 }
 
-// OnConn keeps requests of one connection.
-func OnConn(conn int) Filter {
-	return func(r Request) bool { return r.Conn == conn }
-}
-
 // NotSystem leaves out what control connections and logins send.
 func NotSystem(r Request) bool { return !r.System() }
 

@@ -213,25 +213,11 @@ func (r *Relay) Stop() {
 	r.Cut()
 }
 
-// Connections is the number of open connections; Accepted counts all so far.
-func (r *Relay) Connections() int {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return len(r.links)
-}
-
 // Accepted is the number of connections accepted so far.
 func (r *Relay) Accepted() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.accepted
-}
-
-// Forwarded is how many bytes of a direction were forwarded so far.
-func (r *Relay) Forwarded(dir Direction) int64 {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.wires[dir].forwarded
 }
 
 // WaitForwarded waits until at least n bytes of a direction were forwarded in

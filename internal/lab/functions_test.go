@@ -1,10 +1,7 @@
 package lab_test
 
 import (
-	"context"
 	"fmt"
-	"log/slog"
-	"net"
 	"slices"
 	"strings"
 	"testing"
@@ -17,8 +14,6 @@ import (
 	"github.com/zdmproject/terraform-provider-zdm/internal/cqltest"
 	"github.com/zdmproject/terraform-provider-zdm/internal/lab"
 	"github.com/zdmproject/terraform-provider-zdm/internal/lab/labtest"
-	"github.com/zdmproject/terraform-provider-zdm/proxy"
-	"github.com/zdmproject/terraform-provider-zdm/proxy/config"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
 )
 
@@ -36,36 +31,7 @@ func replacingProxy(t *testing.T, l *lab.Lab, keyspace string) (*gocql.Session, 
 			values[phase.Sides[side].String()+"_"+name] = v
 		}
 	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	port := listener.Addr().(*net.TCPAddr).Port
-	values["proxy_listen_port"] = fmt.Sprint(port)
-	cfg, err := config.Parse(values)
-	if err != nil {
-		t.Fatal(err)
-	}
-	srv, err := proxy.New(cfg, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	served := make(chan struct{})
-	go func() { _ = srv.Serve(ctx); close(served) }()
-	t.Cleanup(func() { cancel(); <-served })
-	if err := srv.SetPhase(phase.DualWrite, 1); err != nil {
-		t.Fatal(err)
-	}
-	for deadline := time.Now().Add(time.Minute); len(srv.NotReady()) > 0; {
-		if time.Now().After(deadline) {
-			t.Fatalf("not ready: %q", srv.NotReady())
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
-	if err := srv.Accept(listener); err != nil {
-		t.Fatal(err)
-	}
+	port := serveProxy(t, values)
 	driver := gocql.NewCluster("127.0.0.1")
 	driver.Port, driver.Keyspace = port, keyspace
 	driver.Authenticator = gocql.PasswordAuthenticator{Username: l.Target.Username, Password: l.Target.Password}
@@ -75,7 +41,7 @@ func replacingProxy(t *testing.T, l *lab.Lab, keyspace string) (*gocql.Session, 
 		t.Fatal(err)
 	}
 	t.Cleanup(s.Close)
-	c := cqltest.Dial(t, listener.Addr().String(), cqltest.Login{Username: l.Target.Username, Password: l.Target.Password})
+	c := cqltest.Dial(t, fmt.Sprintf("127.0.0.1:%d", port), cqltest.Login{Username: l.Target.Username, Password: l.Target.Password})
 	c.Query(t, "USE "+keyspace)
 	return s, c
 }

@@ -1,12 +1,10 @@
 package lab_test
 
 import (
-	"context"
 	"crypto/tls"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"net"
 	"os"
 	osexec "os/exec"
 	"path/filepath"
@@ -121,39 +119,11 @@ func TestTheProxySpeaksTLSWithARealCassandraAndARealDriver(t *testing.T) {
 			values[side.String()+"_"+name] = v
 		}
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	values["proxy_listen_port"] = fmt.Sprint(l.Addr().(*net.TCPAddr).Port)
-	cfg, err := config.Parse(values)
-	if err != nil {
-		t.Fatal(err)
-	}
-	srv, err := proxy.New(cfg, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	served := make(chan struct{})
-	go func() { _ = srv.Serve(ctx); close(served) }()
-	t.Cleanup(func() { cancel(); <-served })
-	if err := srv.SetPhase(phase.DualWrite, 1); err != nil {
-		t.Fatal(err)
-	}
-	for deadline := time.Now().Add(time.Minute); len(srv.NotReady()) > 0; {
-		if time.Now().After(deadline) {
-			t.Fatalf("not ready: %q", srv.NotReady())
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
-	if err := srv.Accept(l); err != nil {
-		t.Fatal(err)
-	}
+	port := serveProxy(t, values)
 
 	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
 		driver := gocql.NewCluster("127.0.0.1")
-		driver.Port = cfg.Listen.Port
+		driver.Port = port
 		driver.Authenticator = gocql.PasswordAuthenticator{Username: "cassandra", Password: "cassandra"}
 		driver.Timeout, driver.ConnectTimeout = 30*time.Second, 30*time.Second
 		driver.SslOpts = &gocql.SslOptions{EnableHostVerification: true, Config: &tls.Config{
@@ -189,7 +159,7 @@ func TestTheProxySpeaksTLSWithARealCassandraAndARealDriver(t *testing.T) {
 	}
 	// The node's side of it is told where it goes wrong.
 	values["target_tls_client_cert_path"], values["target_tls_client_key_path"] = "", ""
-	cfg, err = config.Parse(values)
+	cfg, err := config.Parse(values)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -202,9 +202,6 @@ func (l *Load) Stats() Stats {
 	return s
 }
 
-// Run is the prefix of the buckets.
-func (l *Load) Run() string { return l.cfg.Run }
-
 func (l *Load) note(rec journal.Record) error {
 	if rec.Time.IsZero() {
 		rec.Time = time.Now()

@@ -26,6 +26,3 @@ func Setup(ctx context.Context, session *gocql.Session, keyspace string, replica
 	}
 	return nil
 }
-
-// Replicas is the replication factor of the lab's keyspaces.
-func Replicas(nodes int) int { return max(1, min(nodes, 3)) }
