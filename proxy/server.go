@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/zdmproject/terraform-provider-zdm/cql/frame"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/cluster"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/config"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/metrics"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
@@ -71,13 +72,13 @@ func New(cfg *config.Config, log *slog.Logger) (*Server, error) {
 	s.env.Phase.Store(&session.Phase{})
 	for _, side := range phase.Sides {
 		c := cfg.Clusters[side]
-		s.env.Clusters[side], err = upstream.NewCluster(upstream.ClusterOptions{
-			Control: s.transport.Cluster(upstream.ControlConfig{
+		s.env.Clusters[side], err = upstream.New(upstream.Options{
+			Control: s.transport.Cluster(cluster.ControlConfig{
 				Side: side, ContactPoints: c.ContactPoints, Port: c.Port, Username: c.Username, Password: c.Password,
 				Datacenter: c.LocalDatacenter, AssignHosts: c.AssignHosts, ConnectTimeout: c.ConnectTimeout,
 				HeartbeatInterval: cfg.Heartbeat.Interval, RetryMin: cfg.Heartbeat.RetryMin, RetryMax: cfg.Heartbeat.RetryMax, RetryFactor: cfg.Heartbeat.Factor,
 				MaxVersion: frame.Version(cfg.MaxProtocolVersion), Log: log,
-				OnTopology:     func(t *upstream.Topology) { s.env.OnTopology(side, t) },
+				OnTopology:     func(t *cluster.Topology) { s.env.OnTopology(side, t) },
 				OnSchemaChange: func(body []byte) { s.onSchemaChange(side, body) },
 			}),
 			ConnectionsPerNode: cfg.UpstreamConnections,

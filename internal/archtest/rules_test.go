@@ -37,9 +37,10 @@ var floors = map[string]int{
 	"proxy/prepared":     21, // keeps the route of a statement
 	"appliance/adminapi": 21, // a status carries the proxy's own
 
+	"proxy/cluster":          22, // tells its status as proxy/control has it
 	"proxy/upstream":         30,
-	"proxy/transport":        31, // sets how upstream dials
-	"proxy/virtual":          31, // answers out of upstream's topology
+	"proxy/transport":        31, // sets how a cluster is dialled
+	"proxy/virtual":          31, // answers out of a cluster's topology
 	"proxy/merge":            31, // tells upstream's errors
 	"proxy/session":          32, // asks all of them
 	"appliance/client":       30,

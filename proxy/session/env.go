@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/zdmproject/terraform-provider-zdm/cql/frame"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/cluster"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/config"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/faults"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/metrics"
@@ -24,7 +25,7 @@ type Env struct {
 	Config   *config.Config
 	Log      *slog.Logger
 	Metrics  *metrics.Metrics
-	Clusters [2]*upstream.Cluster // by side
+	Clusters [2]*upstream.Pools // by side
 	Cache    *prepared.Cache
 	Routing  route.Options
 	Blocked  map[frame.Version]bool
@@ -88,7 +89,7 @@ func (e *Env) authenticator(side phase.Side) string {
 }
 
 // OnTopology renews the virtual system tables.
-func (e *Env) OnTopology(side phase.Side, t *upstream.Topology) {
+func (e *Env) OnTopology(side phase.Side, t *cluster.Topology) {
 	tables, err := e.makeTables(t)
 	if err != nil {
 		e.Log.Error("virtual system tables", "side", side, "cause", err)
@@ -135,7 +136,7 @@ func (e *Env) bounds(ctx context.Context) (lowest, greatest frame.Version) {
 }
 
 // makeTables makes the system tables that clients see in front of a cluster.
-func (e *Env) makeTables(t *upstream.Topology) (*virtual.Tables, error) {
+func (e *Env) makeTables(t *cluster.Topology) (*virtual.Tables, error) {
 	return virtual.New(virtual.Ring{
 		Addresses: e.Config.Topology.Addresses, Index: e.Config.Topology.Index,
 		NumTokens: e.Config.Topology.NumTokens, Port: e.Config.Listen.Port,

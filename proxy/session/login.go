@@ -11,6 +11,7 @@ import (
 	"github.com/zdmproject/terraform-provider-zdm/cql/frame"
 	"github.com/zdmproject/terraform-provider-zdm/cql/scan"
 	"github.com/zdmproject/terraform-provider-zdm/internal/secret"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/cluster"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/config"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/merge"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
@@ -194,7 +195,7 @@ func (s *Session) login(f frame.Frame, op frame.Opcode) error {
 		s.env.Metrics.FailedLogin(side)
 		s.env.Log.Info("login refused", "client", s.nc.RemoteAddr(), "user", s.keys[asker].Username, "side", side, "cause", errs[side])
 		var lost *upstream.LostError
-		var node *upstream.NodeError
+		var node *cluster.NodeError
 		if errors.As(errs[side], &lost) || !errors.As(errs[side], &node) {
 			return errs[side] // see the comment above
 		}
@@ -270,7 +271,7 @@ func (s *Session) use(f frame.Frame, st *scan.Statement, cl frame.Consistency) {
 		if _, err := sc.open(ctx, side, false); err != nil {
 			ex.free()
 			e := merge.LossError(merge.Statement{Inert: true}, cl, err, false)
-			var node *upstream.NodeError
+			var node *cluster.NodeError
 			if errors.As(err, &node) {
 				e = frame.ErrorBody{Code: node.Code, Message: node.Message}
 			}

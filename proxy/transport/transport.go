@@ -11,10 +11,10 @@ import (
 	"log/slog"
 
 	"github.com/zdmproject/terraform-provider-zdm/proxy/astra"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/cluster"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/config"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/tlsconf"
-	"github.com/zdmproject/terraform-provider-zdm/proxy/upstream"
 )
 
 // Transport is that of every leg. It is immutable; the files behind it are read
@@ -22,7 +22,7 @@ import (
 type Transport struct {
 	// Listen is for clients; nil means plain TCP.
 	Listen   *tls.Config
-	clusters [2]func(*upstream.ControlConfig)
+	clusters [2]func(*cluster.ControlConfig)
 }
 
 // New reads the files of all legs. The error is a *config.Error with every
@@ -40,7 +40,7 @@ func New(cfg *config.Config, log *slog.Logger) (*Transport, error) {
 	}
 	for _, side := range phase.Sides {
 		var err error
-		t.clusters[side], err = cluster(side.String(), cfg.Clusters[side], log)
+		t.clusters[side], err = reach(side.String(), cfg.Clusters[side], log)
 		note(err)
 	}
 	if l := cfg.Listen; l.TLS.On() {
@@ -55,21 +55,21 @@ func New(cfg *config.Config, log *slog.Logger) (*Transport, error) {
 }
 
 // Cluster returns c with how its nodes are reached.
-func (t *Transport) Cluster(c upstream.ControlConfig) upstream.ControlConfig {
+func (t *Transport) Cluster(c cluster.ControlConfig) cluster.ControlConfig {
 	if set := t.clusters[c.Side]; set != nil {
 		set(&c)
 	}
 	return c
 }
 
-func cluster(side string, c config.Cluster, log *slog.Logger) (func(*upstream.ControlConfig), error) {
+func reach(side string, c config.Cluster, log *slog.Logger) (func(*cluster.ControlConfig), error) {
 	switch {
 	case c.SecureConnectBundle != "":
 		db, err := astra.Open(side+"_secure_connect_bundle_path", c.SecureConnectBundle, log)
 		if err != nil {
 			return nil, err
 		}
-		return func(u *upstream.ControlConfig) {
+		return func(u *cluster.ControlConfig) {
 			u.Lookup, u.Dial = db.Lookup, db.Dial
 			u.Advise = func(err error) string { return astra.Advice(side, err) }
 		}, nil
@@ -79,7 +79,7 @@ func cluster(side string, c config.Cluster, log *slog.Logger) (func(*upstream.Co
 		if err != nil {
 			return nil, err
 		}
-		return func(u *upstream.ControlConfig) {
+		return func(u *cluster.ControlConfig) {
 			u.Dial = client.Dial
 			u.Advise = func(err error) string { return tlsconf.Advice(side, err) }
 		}, nil

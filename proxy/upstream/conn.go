@@ -163,7 +163,7 @@ func newConn(nc net.Conn, o ConnOptions) *Conn {
 // Keyspace is the one that USE set on the connection; "" for none.
 func (c *Conn) Keyspace() string { return c.keyspace }
 
-// Meter is the owner's record for the node, from ClusterOptions.Meter.
+// Meter is the owner's record for the node, from Options.Meter.
 func (c *Conn) Meter() any { return c.meter }
 
 // Node is the address of the node.

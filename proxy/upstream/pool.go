@@ -12,6 +12,7 @@ import (
 
 	"github.com/zdmproject/terraform-provider-zdm/cql/frame"
 	"github.com/zdmproject/terraform-provider-zdm/internal/secret"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/cluster"
 )
 
 // Key tells pools apart: connections that differ in any of these cannot be
@@ -33,13 +34,13 @@ const (
 // node, opened again when they break. A client holds a reference from Acquire
 // until Release.
 type Pool struct {
-	cluster *Cluster
-	key     Key
+	pools *Pools
+	key   Key
 
 	ready atomic.Pointer[[]*Conn] // immutable; swapped under mu
 	next  atomic.Uint32
 
-	// Guarded by mu, which is never held across I/O. Lock order: Cluster.mu
+	// Guarded by mu, which is never held across I/O. Lock order: Pools.mu
 	// before Pool.mu.
 	mu       sync.Mutex
 	members  map[string]*member // by node address
@@ -54,14 +55,14 @@ type Pool struct {
 
 // member is the connections to one node.
 type member struct {
-	node Node
+	node cluster.Node
 	size int
 	stop context.CancelFunc // opens no more connections
 	end  context.CancelFunc // closes those that are open
 }
 
-func newPool(c *Cluster, key Key) *Pool {
-	p := &Pool{cluster: c, key: key, idle: time.Now(), members: make(map[string]*member), changed: make(chan struct{})}
+func newPool(c *Pools, key Key) *Pool {
+	p := &Pool{pools: c, key: key, idle: time.Now(), members: make(map[string]*member), changed: make(chan struct{})}
 	p.ready.Store(&[]*Conn{})
 	return p
 }
@@ -117,12 +118,12 @@ func (p *Pool) Wait(ctx context.Context, node string) (*Conn, error) {
 		}
 		p.mu.Unlock()
 		if err != nil {
-			return nil, &LostError{Side: p.cluster.side, Cause: err}
+			return nil, &LostError{Side: p.pools.side, Cause: err}
 		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return nil, &LostError{Side: p.cluster.side, Cause: fmt.Errorf("%w: %w", ErrNoConnection, context.Cause(ctx))}
+			return nil, &LostError{Side: p.pools.side, Cause: fmt.Errorf("%w: %w", ErrNoConnection, context.Cause(ctx))}
 		}
 	}
 }
@@ -135,7 +136,7 @@ func (p *Pool) Hopeless() error {
 	if len(*p.ready.Load()) > 0 || !p.closed && !p.hopeless() {
 		return nil
 	}
-	return &LostError{Side: p.cluster.side, Cause: fmt.Errorf("%w: %w", ErrNoConnection, p.lastErrLocked())}
+	return &LostError{Side: p.pools.side, Cause: fmt.Errorf("%w: %w", ErrNoConnection, p.lastErrLocked())}
 }
 
 func (p *Pool) hopeless() bool {
@@ -165,7 +166,7 @@ func (p *Pool) Release() {
 
 // update starts and stops members so that they are those of the topology. adopt
 // is a connection that was opened already, to adoptNode; nil for none.
-func (p *Pool) update(nodes []Node, adoptNode string, adopt net.Conn) {
+func (p *Pool) update(nodes []cluster.Node, adoptNode string, adopt net.Conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
@@ -181,16 +182,16 @@ func (p *Pool) update(nodes []Node, adoptNode string, adopt net.Conn) {
 		if p.members[addr] != nil {
 			continue
 		}
-		life, end := context.WithCancel(p.cluster.ctx)
+		life, end := context.WithCancel(p.pools.ctx)
 		ctx, stop := context.WithCancel(life)
-		m := &member{node: n, size: p.cluster.opts.ConnectionsPerNode, stop: stop, end: end}
+		m := &member{node: n, size: p.pools.opts.ConnectionsPerNode, stop: stop, end: end}
 		p.members[addr] = m
 		for i := range m.size {
 			var first net.Conn
 			if i == 0 && addr == adoptNode {
 				first, adopt = adopt, nil
 			}
-			p.cluster.wg.Go(func() { p.keep(ctx, life, m, first) })
+			p.pools.wg.Go(func() { p.keep(ctx, life, m, first) })
 		}
 	}
 	for addr, m := range p.members {
@@ -211,7 +212,7 @@ func (p *Pool) update(nodes []Node, adoptNode string, adopt net.Conn) {
 func (p *Pool) retire(m *member) {
 	m.stop()
 	p.ready.Store(without(*p.ready.Load(), func(c *Conn) bool { return c.node == m.node.Name() }))
-	time.AfterFunc(p.cluster.opts.RequestTimeout, m.end)
+	time.AfterFunc(p.pools.opts.RequestTimeout, m.end)
 }
 
 // shut closes every connection. Requests in flight are told as lost.
@@ -239,7 +240,7 @@ func (p *Pool) keep(ctx, life context.Context, m *member, nc net.Conn) {
 	for ctx.Err() == nil {
 		var err error
 		if nc == nil {
-			nc, err = p.cluster.connect(ctx, m.node, p.key)
+			nc, err = p.pools.connect(ctx, m.node, p.key)
 		}
 		if err != nil {
 			p.note(ctx, m, &failing, err)
@@ -248,18 +249,18 @@ func (p *Pool) keep(ctx, life context.Context, m *member, nc net.Conn) {
 		}
 		opened := time.Now()
 		c := newConn(nc, ConnOptions{
-			Side: p.cluster.side, Node: m.node.Name(), Keyspace: p.key.Keyspace, Version: p.key.Version,
-			Timeout: p.cluster.opts.RequestTimeout, Meter: p.cluster.opts.Meter(p.cluster.side, m.node.Name()),
+			Side: p.pools.side, Node: m.node.Name(), Keyspace: p.key.Keyspace, Version: p.key.Version,
+			Timeout: p.pools.opts.RequestTimeout, Meter: p.pools.opts.Meter(p.pools.side, m.node.Name()),
 		})
 		nc = nil
 		if failing {
-			p.cluster.control.Reached()
+			p.pools.control.Reached()
 		}
 		p.note(ctx, m, &failing, nil)
 		p.add(ctx, c)
 		err = c.serve(life, func() { p.remove(c) })
 		if ctx.Err() == nil {
-			p.cluster.opts.Log.Warn("node connection lost", "side", p.cluster.side, "node", c.node, "cause", err)
+			p.pools.opts.Log.Warn("node connection lost", "side", p.pools.side, "node", c.node, "cause", err)
 		}
 		if time.Since(opened) > retryMax {
 			wait = retryMin
@@ -279,7 +280,7 @@ func (p *Pool) keep(ctx, life context.Context, m *member, nc net.Conn) {
 func (p *Pool) pause(ctx context.Context, wait *time.Duration) {
 	select {
 	case <-ctx.Done():
-	case <-p.cluster.kicked():
+	case <-p.pools.kicked():
 	case <-time.After(*wait/2 + rand.N(*wait/2)):
 	}
 	*wait = min(*wait*2, retryMax)
@@ -301,8 +302,8 @@ func (p *Pool) note(ctx context.Context, m *member, failing *bool, err error) {
 	*failing = err != nil
 	if err != nil {
 		p.lastErr = err
-		p.cluster.opts.ConnectFailed(p.cluster.side, m.node.Name())
-		var refused *NodeError
+		p.pools.opts.ConnectFailed(p.pools.side, m.node.Name())
+		var refused *cluster.NodeError
 		if errors.As(err, &refused) && refused.Code == frame.ErrBadCredentials {
 			p.verified = time.Time{}
 		}

@@ -15,6 +15,7 @@ import (
 	"github.com/zdmproject/terraform-provider-zdm/cql/frame"
 	"github.com/zdmproject/terraform-provider-zdm/internal/cqltest"
 	"github.com/zdmproject/terraform-provider-zdm/internal/secret"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/cluster"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
 )
 
@@ -25,13 +26,13 @@ const (
 	shortTimeout = time.Second
 )
 
-// serveCluster runs a Cluster in front of fake nodes, with one connection for
+// serveCluster runs Pools in front of fake nodes, with one connection for
 // each node and pool, until the test ends.
-func serveCluster(t *testing.T, nodes *cqltest.Cluster, login cqltest.Options, timeout time.Duration) *Cluster {
+func serveCluster(t *testing.T, nodes *cqltest.Cluster, login cqltest.Options, timeout time.Duration) *Pools {
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
-	c, err := NewCluster(ClusterOptions{
-		Control: ControlConfig{
+	c, err := New(Options{
+		Control: cluster.ControlConfig{
 			Side: phase.Target, ContactPoints: nodes.ContactPoints(), Port: nodes.Port(),
 			Username: login.Username, Password: secret.New(login.Password), AssignHosts: true,
 			ConnectTimeout: 5 * time.Second, HeartbeatInterval: time.Minute,
@@ -67,7 +68,7 @@ func until(t *testing.T, what string, done func() bool) {
 }
 
 // acquire takes the pool of key and waits for a connection.
-func acquire(t *testing.T, c *Cluster, key Key) (*Pool, *Conn) {
+func acquire(t *testing.T, c *Pools, key Key) (*Pool, *Conn) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
 	defer cancel()
@@ -277,7 +278,7 @@ func TestANodeThatLeavesTheTopologyAnswersWhatItHas(t *testing.T) {
 	}
 	inFlight := send(t, conn, asked, true)
 	leaver.WaitFor(t, 1, cqltest.WithText(asked))
-	var rest []Node
+	var rest []cluster.Node
 	for _, n := range c.nodes() {
 		if n.Addr != leaver.Addr() {
 			rest = append(rest, n)
@@ -308,7 +309,7 @@ func TestAPoolIsKeyedByCredentialsAndKeyspace(t *testing.T) {
 	}
 	wrong := key
 	wrong.Password = secret.New("not it")
-	var refused *NodeError
+	var refused *cluster.NodeError
 	if _, err := c.Acquire(t.Context(), wrong, false); !errors.As(err, &refused) || refused.Code != frame.ErrBadCredentials {
 		t.Errorf("a wrong password gives %v, want the node's refusal though the user has a pool", err)
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/zdmproject/terraform-provider-zdm/cql/frame"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/cluster"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
 )
 
@@ -27,9 +28,9 @@ const (
 	sweepEvery = 50 * time.Millisecond
 )
 
-// ClusterOptions are what a Cluster needs besides its control connection.
-type ClusterOptions struct {
-	Control            ControlConfig
+// Options are what Pools need besides the control connection.
+type Options struct {
+	Control            cluster.ControlConfig
 	ConnectionsPerNode int
 	RequestTimeout     time.Duration
 	Heartbeat          time.Duration
@@ -40,11 +41,12 @@ type ClusterOptions struct {
 	Log           *slog.Logger
 }
 
-// Cluster is one side: its control connection and its pools.
-type Cluster struct {
+// Pools are those of one side, with the control connection that tells them the
+// nodes.
+type Pools struct {
 	side    phase.Side
-	opts    ClusterOptions
-	control *Control
+	opts    Options
+	control *cluster.Control
 	dials   chan struct{} // one token for each handshake that runs
 
 	// Set by Serve before started is closed.
@@ -65,31 +67,31 @@ type login struct {
 	err  error
 }
 
-// NewCluster checks the options and starts nothing.
-func NewCluster(o ClusterOptions) (*Cluster, error) {
-	c := &Cluster{
+// New checks the options and starts nothing.
+func New(o Options) (*Pools, error) {
+	c := &Pools{
 		side: o.Control.Side, opts: o, dials: make(chan struct{}, handshakes),
 		started: make(chan struct{}), pools: make(map[Key]*Pool), logins: make(map[Key]*login), speaks: make(map[spoken]bool),
 		kick: make(chan struct{}),
 	}
 	inner := o.Control.OnTopology
-	o.Control.OnTopology = func(t *Topology) {
+	o.Control.OnTopology = func(t *cluster.Topology) {
 		c.onTopology(t)
 		if inner != nil {
 			inner(t)
 		}
 	}
 	var err error
-	c.control, err = NewControl(o.Control)
+	c.control, err = cluster.NewControl(o.Control)
 	return c, err
 }
 
 // Control is the side's control connection.
-func (c *Cluster) Control() *Control { return c.control }
+func (c *Pools) Control() *cluster.Control { return c.control }
 
 // Serve runs the control connection and the pools until ctx ends; it returns
 // when all their goroutines have.
-func (c *Cluster) Serve(ctx context.Context) error {
+func (c *Pools) Serve(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	c.ctx = ctx
@@ -103,9 +105,9 @@ func (c *Cluster) Serve(ctx context.Context) error {
 
 // Acquire returns the pool of key with a reference; the caller releases it. It
 // opens the pool's first connection if there is none, so that wrong credentials
-// or an unknown keyspace show here, as *NodeError. With fresh, a login that was
+// or an unknown keyspace show here, as *cluster.NodeError. With fresh, a login that was
 // checked more than 2 s ago is checked again.
-func (c *Cluster) Acquire(ctx context.Context, key Key, fresh bool) (*Pool, error) {
+func (c *Pools) Acquire(ctx context.Context, key Key, fresh bool) (*Pool, error) {
 	select {
 	case <-c.started:
 	case <-ctx.Done():
@@ -160,7 +162,7 @@ func (p *Pool) hold(fresh bool) bool {
 // Speaks reports whether the side's nodes speak a protocol version. It asks one
 // of them once, and again when the cluster was upgraded meanwhile. The error is
 // that no node could be asked.
-func (c *Cluster) Speaks(ctx context.Context, v frame.Version) (bool, error) {
+func (c *Pools) Speaks(ctx context.Context, v frame.Version) (bool, error) {
 	t := c.control.Topology()
 	if t == nil {
 		return false, &LostError{Side: c.side, Cause: fmt.Errorf("%w: the control connection is down: %s", ErrNoConnection, c.control.Status().LastError)}
@@ -180,9 +182,9 @@ func (c *Cluster) Speaks(ctx context.Context, v frame.Version) (bool, error) {
 		_ = nc.Close() // it was opened to ask
 	}
 	switch {
-	case err == nil, errors.Is(err, ErrLoginNeeded):
+	case err == nil, errors.Is(err, cluster.ErrLoginNeeded):
 		speaks = true
-	case VersionRefused(err):
+	case cluster.VersionRefused(err):
 	default:
 		return false, err
 	}
@@ -200,7 +202,7 @@ type spoken struct {
 
 // login opens one connection with key, on any node, and gives it to the pool,
 // which it makes if need be.
-func (c *Cluster) login(ctx context.Context, key Key) error {
+func (c *Pools) login(ctx context.Context, key Key) error {
 	ctx, cancel := context.WithTimeout(ctx, c.opts.Control.ConnectTimeout)
 	defer cancel()
 	nodes := c.nodes()
@@ -213,7 +215,7 @@ func (c *Cluster) login(ctx context.Context, key Key) error {
 		actx, done := context.WithTimeout(ctx, attempt)
 		nc, err := c.connect(actx, nodes[i], key)
 		done()
-		var refused *NodeError
+		var refused *cluster.NodeError
 		switch {
 		case err == nil:
 			c.mu.Lock()
@@ -245,7 +247,7 @@ func transient(code frame.ErrorCode) bool {
 }
 
 // connect dials a node and does the handshake.
-func (c *Cluster) connect(ctx context.Context, n Node, key Key) (net.Conn, error) {
+func (c *Pools) connect(ctx context.Context, n cluster.Node, key Key) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.opts.Control.ConnectTimeout)
 	defer cancel()
 	select {
@@ -254,11 +256,11 @@ func (c *Cluster) connect(ctx context.Context, n Node, key Key) (net.Conn, error
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
-	nc, err := c.control.cfg.Dial(ctx, n.Name())
+	nc, err := c.control.Dial(ctx, n)
 	if err != nil {
 		return nil, fmt.Errorf("dial %s node %s: %w", c.side, n.Name(), err)
 	}
-	h := Handshake{Version: key.Version, Username: key.Username, Password: key.Password, Keyspace: key.Keyspace}
+	h := cluster.Handshake{Version: key.Version, Username: key.Username, Password: key.Password, Keyspace: key.Keyspace}
 	if _, err := h.Run(ctx, nc); err != nil {
 		_ = nc.Close()
 		return nil, fmt.Errorf("%s node %s: %w", c.side, n.Name(), err)
@@ -266,7 +268,7 @@ func (c *Cluster) connect(ctx context.Context, n Node, key Key) (net.Conn, error
 	return nc, nil
 }
 
-func (c *Cluster) nodes() []Node {
+func (c *Pools) nodes() []cluster.Node {
 	t := c.control.Topology()
 	if t == nil {
 		return nil
@@ -274,7 +276,7 @@ func (c *Cluster) nodes() []Node {
 	return t.Nodes
 }
 
-func (c *Cluster) onTopology(t *Topology) {
+func (c *Pools) onTopology(t *cluster.Topology) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, p := range c.pools {
@@ -285,7 +287,7 @@ func (c *Cluster) onTopology(t *Topology) {
 }
 
 // kicked is closed when a node that was down may be up again.
-func (c *Cluster) kicked() <-chan struct{} {
+func (c *Pools) kicked() <-chan struct{} {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.kick
@@ -293,7 +295,7 @@ func (c *Cluster) kicked() <-chan struct{} {
 
 // sweep gives up requests that are overdue, keeps idle connections alive, and
 // closes pools that nobody uses.
-func (c *Cluster) sweep(ctx context.Context) {
+func (c *Pools) sweep(ctx context.Context) {
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
 	b := &Batch{}
@@ -314,7 +316,7 @@ func (c *Cluster) sweep(ctx context.Context) {
 	}
 }
 
-func (c *Cluster) livePools() []*Pool {
+func (c *Pools) livePools() []*Pool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	out := make([]*Pool, 0, len(c.pools))
@@ -339,7 +341,7 @@ type NodeStats struct {
 }
 
 // Stats looks at all pools.
-func (c *Cluster) Stats() []NodeStats {
+func (c *Pools) Stats() []NodeStats {
 	var out []NodeStats
 	at := make(map[string]int)
 	for _, p := range c.livePools() {

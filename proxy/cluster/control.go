@@ -1,4 +1,4 @@
-package upstream
+package cluster
 
 import (
 	"cmp"
@@ -503,7 +503,7 @@ func (c *Control) connect(ctx context.Context, last netip.AddrPort) (*link, *Top
 func (c *Control) open(ctx context.Context, node netip.AddrPort, patience time.Duration) (*link, *Topology, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, patience, timeout("not open", patience))
 	defer cancel()
-	l, err := c.dial(ctx, node, c.event)
+	l, err := c.logIn(ctx, node, c.event)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -525,9 +525,14 @@ func (c *Control) open(ctx context.Context, node netip.AddrPort, patience time.D
 	return l, t, nil
 }
 
-// dial connects and logs in, in the highest version that the node speaks. Each
+// Dial opens a connection to a node, on which nothing has been said yet.
+func (c *Control) Dial(ctx context.Context, n Node) (net.Conn, error) {
+	return c.cfg.Dial(ctx, n.Name())
+}
+
+// logIn connects and logs in, in the highest version that the node speaks. Each
 // version needs a connection of its own.
-func (c *Control) dial(ctx context.Context, node netip.AddrPort, onEvent func(message.Message, []byte)) (*link, error) {
+func (c *Control) logIn(ctx context.Context, node netip.AddrPort, onEvent func(message.Message, []byte)) (*link, error) {
 	for v := c.cfg.MaxVersion; ; v-- {
 		nc, err := c.cfg.Dial(ctx, endpoint.Name(node))
 		if err != nil {

@@ -1,4 +1,4 @@
-package upstream
+package cluster
 
 import (
 	"context"
@@ -48,7 +48,7 @@ func (c *Control) prove(ctx context.Context) error {
 func (c *Control) proveNode(ctx context.Context, node netip.AddrPort) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, c.cfg.ConnectTimeout, timeout("no proof", c.cfg.ConnectTimeout))
 	defer cancel()
-	l, err := c.dial(ctx, node, func(message.Message, []byte) {})
+	l, err := c.logIn(ctx, node, func(message.Message, []byte) {})
 	if err != nil {
 		return err
 	}
