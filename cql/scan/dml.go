@@ -124,14 +124,15 @@ func (s *scanner) assignment(inBatch bool) (idempotent bool) {
 	idempotent = true
 	column := s.tok.Kind == Word || s.tok.Kind == Quoted
 	s.advance() // a sign in front of the first term is no operator
-	column = column && !s.tok.IsOp('(')
+	column = column && !s.tok.IsOp('(') && !s.tok.IsOp('.')
 	for !s.endsAssignment(inBatch) {
 		operator := s.lex.Depth() == 0 && (s.tok.IsOp('+') || s.tok.IsOp('-'))
 		s.advance()
 		switch {
 		case !operator:
-		case !column:
-			idempotent = false // list = [x] + list, or arithmetic
+		case !column && (s.tok.Kind == Word || s.tok.Kind == Quoted):
+			idempotent = false // list = [x] + list
+		case !column: // arithmetic
 		case !s.operand():
 			idempotent = false
 		}

@@ -23,7 +23,7 @@ func beforeParenthesis(word []byte) bool {
 	case 3:
 		return equalFold(word, "and") || equalFold(word, "set") || equalFold(word, "not") || equalFold(word, "key")
 	case 4:
-		return equalFold(word, "like")
+		return equalFold(word, "like") || equalFold(word, "json")
 	case 5:
 		return equalFold(word, "where") || equalFold(word, "using") || equalFold(word, "limit")
 	case 6:
@@ -64,7 +64,7 @@ func functionOf(name Ident) Functions {
 
 // pureFunctions are Cassandra's own, up to 5.0, whose value depends on their
 // arguments and the row alone. Those to and from blobs have the type in their
-// name.
+// name. expr is none, but a condition for a custom index.
 var pureFunctions = func() []string {
 	names := []string{
 		"token", "cast", "ttl", "writetime", "maxwritetime", "count", "min", "max", "avg", "sum",
@@ -76,7 +76,7 @@ var pureFunctions = func() []string {
 		"map_keys", "map_values", "collection_count", "collection_min", "collection_max", "collection_sum", "collection_avg",
 		"mask_null", "mask_default", "mask_replace", "mask_inner", "mask_outer", "mask_hash",
 		"similarity_cosine", "similarity_euclidean", "similarity_dot_product",
-		"format_bytes", "format_time",
+		"format_bytes", "format_time", "expr",
 	}
 	for _, t := range []string{"ascii", "bigint", "blob", "boolean", "counter", "date", "decimal", "double", "duration", "float",
 		"inet", "int", "smallint", "text", "time", "timestamp", "timeuuid", "tinyint", "uuid", "varchar", "varint", "vector"} {

@@ -136,6 +136,9 @@ func (l *Lexer) scan() (kind TokenKind, op byte) {
 	case class&classHex != 0 && l.isUUID():
 		l.off += uuidLen
 		return UUID, 0
+	case c == 'P' && l.isPeriod():
+		l.off += periodLen
+		return Number, 0
 	case class&classLetter != 0:
 		l.word()
 		return Word, 0
@@ -320,6 +323,24 @@ func (l *Lexer) isUUID() bool {
 				return false
 			}
 		} else if classes[c]&classHex == 0 {
+			return false
+		}
+	}
+	return true
+}
+
+const period = "P0000-00-00T00:00:00"
+
+// periodLen is the length of a duration in that one of its forms that has
+// dashes. Those without are words here.
+const periodLen = len(period)
+
+func (l *Lexer) isPeriod() bool {
+	if len(l.text)-l.off < periodLen || l.text[l.off+5] != '-' {
+		return false
+	}
+	for i, c := range l.text[l.off : l.off+periodLen] {
+		if c != period[i] && (period[i] != '0' || classes[c]&classDigit == 0) {
 			return false
 		}
 	}

@@ -71,13 +71,8 @@ func (s *scanner) statement() {
 	case first.Is("select"):
 		s.selection()
 	case s.isDML():
-		s.st.Idempotent = s.dml(false)
-		for s.tok.IsOp(';') {
-			s.advance()
-		}
-		if s.tok.Kind != End {
-			s.st.Idempotent = false
-		}
+		idempotent := s.dml(false)
+		s.st.Idempotent = s.ends() && idempotent
 	case first.Is("begin"):
 		s.batch()
 	case first.Is("truncate"):
@@ -206,7 +201,29 @@ func (s *scanner) batch() {
 		}
 	}
 	s.st.Kind = Batch
-	s.st.Idempotent = idempotent && !s.st.Counter && s.tok.Is("apply")
+	s.st.Idempotent = s.applied() && idempotent && !s.st.Counter
+}
+
+// applied reads APPLY BATCH, and reports whether it is there and nothing but
+// semicolons comes after it.
+func (s *scanner) applied() bool {
+	if !s.tok.Is("apply") {
+		return false
+	}
+	s.advance()
+	if !s.tok.Is("batch") {
+		return false
+	}
+	s.advance()
+	return s.ends()
+}
+
+// ends reads semicolons, and reports whether nothing else is left.
+func (s *scanner) ends() bool {
+	for s.tok.IsOp(';') {
+		s.advance()
+	}
+	return s.tok.Kind == End
 }
 
 func (s *scanner) isDML() bool {

@@ -2,10 +2,10 @@ package scan
 
 import (
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/zdmproject/terraform-provider-zdm/internal/cqltest"
 )
 
 // describe prints what a data file holds of a statement: kind first, then what
@@ -36,51 +36,9 @@ func describe(s *Statement) string {
 	return b.String()
 }
 
-var unescape = strings.NewReplacer(`\r`, "\r", `\t`, "\t")
-
-type sample struct {
-	file string
-	line int
-	text string
-	want string
-}
-
-// samples reads testdata/*.txt: a statement, a line ----, what is expected, an
-// empty line. Lines that begin with # between samples are comments; \r and \t in
-// a statement are what they look like.
-func samples(t testing.TB) []sample {
+func samples(t testing.TB) []cqltest.Sample {
 	t.Helper()
-	files, err := filepath.Glob("testdata/*.txt")
-	if err != nil || len(files) == 0 {
-		t.Fatalf("no data files: %v", err)
-	}
-	var all []sample
-	for _, file := range files {
-		content, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var text []string
-		lines := strings.Split(string(content), "\n")
-		for i := 0; i < len(lines); i++ {
-			switch {
-			case len(text) == 0 && (lines[i] == "" || strings.HasPrefix(lines[i], "#")):
-			case lines[i] == "----":
-				if i+1 >= len(lines) {
-					t.Fatalf("%s:%d: nothing is expected", file, i+1)
-				}
-				all = append(all, sample{file, i + 1 - len(text), unescape.Replace(strings.Join(text, "\n")), lines[i+1]})
-				text = nil
-				i++
-			default:
-				text = append(text, lines[i])
-			}
-		}
-		if len(text) != 0 {
-			t.Fatalf("%s: the last statement has no expectation", file)
-		}
-	}
-	return all
+	return cqltest.Samples(t, "testdata/*.txt")
 }
 
 func TestScanReadsEveryStatementOfTheDataFiles(t *testing.T) {
@@ -89,9 +47,9 @@ func TestScanReadsEveryStatementOfTheDataFiles(t *testing.T) {
 		t.Errorf("only %d statements", len(all))
 	}
 	for _, c := range all {
-		s := Scan([]byte(c.text))
-		if got := describe(&s); got != c.want {
-			t.Errorf("%s:%d: %s\n got %s\nwant %s", c.file, c.line, c.text, got, c.want)
+		s := Scan([]byte(c.Text))
+		if got := describe(&s); got != c.Want {
+			t.Errorf("%v\n got %s\nwant %s", c, got, c.Want)
 		}
 	}
 }
@@ -100,21 +58,21 @@ func TestScanReadsEveryStatementOfTheDataFiles(t *testing.T) {
 func TestScanSeesThroughLayout(t *testing.T) {
 	for _, c := range samples(t) {
 		for name, text := range map[string]string{
-			"upper case":   strings.ToUpper(c.text),
-			"BOM":          "\ufeff" + c.text,
-			"semicolons":   " ;; " + c.text,
-			"line comment": "-- a SELECT; 'quote\n" + c.text,
-			"slashes":      "// a \"name\r" + c.text,
-			"block":        "/* INSERT ' */" + c.text,
-			"white space":  "\t\r\n\f\v " + c.text + " \n",
-			"end":          c.text + " -- ;",
+			"upper case":   strings.ToUpper(c.Text),
+			"BOM":          "\ufeff" + c.Text,
+			"semicolons":   " ;; " + c.Text,
+			"line comment": "-- a SELECT; 'quote\n" + c.Text,
+			"slashes":      "// a \"name\r" + c.Text,
+			"block":        "/* INSERT ' */" + c.Text,
+			"white space":  "\t\r\n\f\v " + c.Text + " \n",
+			"end":          c.Text + " -- ;",
 		} {
-			if name == "upper case" && strings.ContainsAny(c.text, `"$`) {
+			if name == "upper case" && strings.ContainsAny(c.Text, `"$`) {
 				continue // names and texts that this would change
 			}
 			s := Scan([]byte(text))
-			if got := describe(&s); got != c.want {
-				t.Errorf("%s:%d with %s: %s\n got %s\nwant %s", c.file, c.line, name, text, got, c.want)
+			if got := describe(&s); got != c.Want {
+				t.Errorf("%v\nwith %s: %s\n got %s\nwant %s", c, name, text, got, c.Want)
 			}
 		}
 	}
@@ -124,14 +82,14 @@ func TestScanSeesThroughLayout(t *testing.T) {
 // never panic, nor become another kind than Other or its own.
 func TestScanOfAStatementThatBreaksOff(t *testing.T) {
 	for _, c := range samples(t) {
-		whole := Scan([]byte(c.text))
-		for n := range len(c.text) {
-			s := Scan([]byte(c.text[:n]))
+		whole := Scan([]byte(c.Text))
+		for n := range len(c.Text) {
+			s := Scan([]byte(c.Text[:n]))
 			if s.Kind != whole.Kind && s.Kind != Other && !(whole.Kind == Other || s.Kind == DDL && whole.Kind == DCL || s.Kind == Describe) {
-				t.Errorf("%q is %v, the whole is %v", c.text[:n], s.Kind, whole.Kind)
+				t.Errorf("%q is %v, the whole is %v", c.Text[:n], s.Kind, whole.Kind)
 			}
 			if s.Kind == Select && whole.Kind != Select && whole.Kind != Other {
-				t.Errorf("%q is a read", c.text[:n])
+				t.Errorf("%q is a read", c.Text[:n])
 			}
 		}
 	}
@@ -225,21 +183,36 @@ const (
 
 func TestScanDoesNotAllocate(t *testing.T) {
 	for _, c := range samples(t) {
-		text := []byte(c.text)
+		text := []byte(c.Text)
 		if n := testing.AllocsPerRun(5, func() { Scan(text) }); n != 0 {
-			t.Errorf("%s:%d: %v allocations for %s", c.file, c.line, n, c.text)
+			t.Errorf("%v: %v allocations", c, n)
 		}
 	}
 }
 
-func TestScanReadsALargeStatement(t *testing.T) {
-	large := []byte("INSERT INTO ks.t (k, v) VALUES (1, '" + strings.Repeat("it''s ", 200_000) + "')")
-	s := Scan(large)
-	if got, want := describe(&s), "kind=insert keyspace=ks table=t idempotent"; got != want {
-		t.Errorf("got %s, want %s", got, want)
+func TestScanReadsLargeStatements(t *testing.T) {
+	const size = 1 << 20
+	fill := func(before, middle, after string) string {
+		return before + strings.Repeat(middle, size/len(middle)) + after
 	}
-	if n := testing.AllocsPerRun(1, func() { Scan(large) }); n != 0 {
-		t.Errorf("%v allocations", n)
+	markers := fmt.Sprint(" markers=", size/len("?, "))
+	for name, c := range map[string]struct{ text, want string }{
+		"string":   {fill("INSERT INTO ks.t (k, v) VALUES (1, '", "it''s ", "')"), "kind=insert keyspace=ks table=t idempotent"},
+		"comment":  {fill("INSERT INTO t /*", "IF NOT EXISTS ", "*/ (k) VALUES (1)"), "kind=insert table=t idempotent"},
+		"IN":       {fill("SELECT * FROM t WHERE k IN (", "?, ", "1)"), "kind=select table=t idempotent" + markers},
+		"list":     {fill("UPDATE t SET l = [", "now(), ", "1] WHERE k = 1"), "kind=update table=t functions=now"},
+		"batch":    {fill("BEGIN BATCH ", "UPDATE t SET v = 1 WHERE k = 1; ", "APPLY BATCH"), "kind=batch table=t idempotent"},
+		"last one": {fill("BEGIN BATCH ", "UPDATE t SET v = 1 WHERE k = 1 ", "DELETE FROM t WHERE k = 1 IF EXISTS APPLY BATCH"), "kind=batch table=t cas"},
+		"name":     {fill(`TRUNCATE "ks".t`, "t", ""), "kind=truncate keyspace=ks table=t" + strings.Repeat("t", size)},
+	} {
+		text := []byte(c.text)
+		s := Scan(text)
+		if got := describe(&s); got != c.want {
+			t.Errorf("%s: got %.200s, want %.200s", name, got, c.want)
+		}
+		if n := testing.AllocsPerRun(1, func() { Scan(text) }); n != 0 {
+			t.Errorf("%s: %v allocations", name, n)
+		}
 	}
 	deep := []byte("SELECT " + strings.Repeat("(", 500_000) + strings.Repeat(")", 500_000) + " FROM t")
 	if s := Scan(deep); !s.Table.Is("t") {
@@ -250,7 +223,7 @@ func TestScanReadsALargeStatement(t *testing.T) {
 // FuzzScan: no panic, spans inside the text, and no read that is not a SELECT.
 func FuzzScan(f *testing.F) {
 	for _, c := range samples(f) {
-		f.Add([]byte(c.text))
+		f.Add([]byte(c.Text))
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
 		s := Scan(text)
