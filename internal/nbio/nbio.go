@@ -78,7 +78,7 @@ func (c *Conn) readOnce(fd uintptr) bool {
 	var err error
 	p := c.readBuf()
 	for {
-		n, err = syscall.Read(int(fd), p)
+		n, err = rawRead(int(fd), p)
 		if !errors.Is(err, syscall.EINTR) {
 			break
 		}
@@ -108,7 +108,7 @@ func (c *Conn) TryWrite(p []byte) (int, error) {
 
 func (c *Conn) writeOnce(fd uintptr) bool {
 	for c.writeN < len(c.writeBuf) {
-		n, err := syscall.Write(int(fd), c.writeBuf[c.writeN:])
+		n, err := rawWrite(int(fd), c.writeBuf[c.writeN:])
 		switch {
 		case err == syscall.EINTR:
 			continue

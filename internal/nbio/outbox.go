@@ -1,6 +1,7 @@
 package nbio
 
 import (
+	"runtime"
 	"sync"
 	"time"
 )
@@ -110,6 +111,11 @@ func (o *Outbox) Len() int {
 	defer o.mu.Unlock()
 	return len(o.buf)
 }
+
+// Gather lets the goroutines that are ready to run go first, so that what they
+// append leaves with the write that follows: one write for many clients is what
+// makes a request cheap. With nothing ready it returns at once.
+func Gather() { runtime.Gosched() }
 
 // Flush writes what was appended, unless somebody is doing so already.
 func (o *Outbox) Flush() {

@@ -340,6 +340,9 @@ func (s *Session) later(work func()) {
 // endBurst sends on what a row of requests has produced: to each node, and to
 // the client, with one write each.
 func (s *Session) endBurst() {
+	if len(s.touched) > 0 {
+		nbio.Gather() // other clients' requests to the same nodes
+	}
 	for i, c := range s.touched {
 		c.Flush()
 		s.touched[i] = nil

@@ -267,6 +267,7 @@ func (c *Conn) serve(ctx context.Context, ended func()) error {
 			r.Answer(b, c, f)
 		}
 		if !rd.HasNext() {
+			nbio.Gather() // the other side's answers to the same clients
 			b.Done()
 			fresh = true
 		}
