@@ -386,10 +386,18 @@ func TestAnIdleConnectionIsAskedForASignOfLife(t *testing.T) {
 	_, conn := acquire(t, serveCluster(t, nodes, cqltest.Options{}, time.Minute), Key{Version: frame.V4})
 	node := nodes.Nodes[0]
 	beat := func(silence time.Duration) { conn.heartbeat(conn.lastRead.Load()+int64(silence), time.Second) }
+	answer := make(chan struct{})
+	node.Handle(func(r cqltest.Request) cqltest.Reply {
+		if r.Opcode == primitive.OpCodeOptions {
+			<-answer
+		}
+		return cqltest.Ordinary()
+	})
 	node.ClearRequests()
 	beat(time.Second - 1)
 	beat(time.Second)
 	beat(time.Second) // the first is in flight
+	close(answer)
 	node.WaitFor(t, 1, cqltest.WithOpcode(primitive.OpCodeOptions))
 	until(t, "the answer ends it", func() bool { return !conn.asked.Load() })
 	if n := len(node.Requests(cqltest.WithOpcode(primitive.OpCodeOptions))); n != 1 {
