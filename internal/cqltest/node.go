@@ -32,8 +32,9 @@ type Options struct {
 	HostID             primitive.UUID
 	Tokens             []string
 	SchemaVersion      primitive.UUID
-	Partitioner        string   // default Murmur3Partitioner
-	Tables             []string // "keyspace.table", rows of system_schema.tables
+	ClockAhead         time.Duration // of this machine's clock
+	Partitioner        string        // default Murmur3Partitioner
+	Tables             []string      // "keyspace.table", rows of system_schema.tables
 	// Salt makes this node's prepared ids differ from those of other nodes for
 	// the same text (Cassandra's own are the MD5 of keyspace and text).
 	Salt string

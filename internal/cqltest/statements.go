@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/datastax/go-cassandra-native-protocol/datatype"
 	"github.com/datastax/go-cassandra-native-protocol/message"
@@ -135,6 +136,13 @@ func (o *Options) system(at netip.Addr, peers [][]cell, table, selected string) 
 	} else {
 		for _, want := range strings.Split(selected, ",") {
 			want = strings.ToLower(strings.TrimSpace(want))
+			if want == "now()" {
+				for i := range rows {
+					rows[i] = append(rows[i], cell{"system.now()", datatype.Timeuuid, TimeUUID(time.Now().Add(o.ClockAhead))})
+				}
+				shape = append(shape, cell{"system.now()", datatype.Timeuuid, nil})
+				want = "system.now()"
+			}
 			at := slices.IndexFunc(shape, func(c cell) bool { return c.name == want })
 			if at < 0 {
 				return &message.Invalid{ErrorMessage: "Undefined column name " + want}
@@ -192,6 +200,16 @@ func (o *Options) peerRow(at netip.Addr) []cell {
 		{"schema_version", datatype.Uuid, o.SchemaVersion[:]},
 		{"tokens", datatype.NewSet(datatype.Varchar), textSet(o.Tokens)},
 	}
+}
+
+// TimeUUID is what now() gives at a time: as in Cassandra, in whole milliseconds.
+func TimeUUID(at time.Time) []byte {
+	const epoch = 0x01B21DD213814000 // 1582-10-15 to 1970, in ticks of 100 ns
+	ticks := uint64(at.UnixMilli())*10_000 + epoch
+	id := binary.BigEndian.AppendUint32(nil, uint32(ticks))
+	id = binary.BigEndian.AppendUint16(id, uint16(ticks>>32))
+	id = binary.BigEndian.AppendUint16(id, uint16(ticks>>48)|1<<12)
+	return append(id, 0x80, 0, 0, 0, 0, 0, 0, 1)
 }
 
 // textSet encodes a set<text>: [int] n, then n [bytes] (v3 and later).

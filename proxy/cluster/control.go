@@ -93,6 +93,7 @@ type Control struct {
 	lastError string
 	failures  int
 	down      map[netip.AddrPort]bool // nodes that events called down
+	clock     Clock                   // as measured; no Node before the first time
 
 	datacenter string // of Lookup
 }
@@ -159,9 +160,10 @@ func (c *Control) Failures() int {
 
 // Status tells what is known of the cluster.
 func (c *Control) Status() control.Cluster {
+	clock := c.clockStatus()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	s := control.Cluster{Connected: c.link != nil, Since: c.since, LastError: c.lastError}
+	s := control.Cluster{Connected: c.link != nil, Since: c.since, LastError: c.lastError, Clock: clock}
 	if c.link != nil {
 		s.Node = endpoint.Name(c.link.node)
 	}
@@ -293,6 +295,9 @@ func (c *Control) watch(ctx context.Context, l *link) error {
 		}
 	}
 	again()
+	if err := c.measureClock(ctx, l); err != nil {
+		return fmt.Errorf("node %s: %w", endpoint.Name(l.node), err)
+	}
 	for beats := 1; ; {
 		select {
 		case <-ctx.Done():
@@ -313,6 +318,9 @@ func (c *Control) watch(ctx context.Context, l *link) error {
 		case <-heartbeat.C:
 			if _, err := l.ask(ctx, &message.Options{}); err != nil {
 				return fmt.Errorf("node %s: heartbeat: %w", endpoint.Name(l.node), err)
+			}
+			if err := c.measureClock(ctx, l); err != nil {
+				return fmt.Errorf("node %s: %w", endpoint.Name(l.node), err)
 			}
 			if beats++; beats%refreshBeats == 0 && refresh == nil {
 				settle = refreshDelay

@@ -110,7 +110,7 @@ func TestControlLearnsTheClusterFromItsFirstContact(t *testing.T) {
 		if topology := c.Topology(); topology.Authenticator != passwordAuthenticator || topology.Version != frame.V4 || c.published() != 1 {
 			t.Errorf("topology is %+v, published %d times", topology, c.published())
 		}
-		want := "OpCode STARTUP [0x01], OpCode AUTH RESPONSE [0x0F], OpCode REGISTER [0x0B], SELECT * FROM system.local, SELECT * FROM system.peers"
+		want := "OpCode STARTUP [0x01], OpCode AUTH RESPONSE [0x0F], OpCode REGISTER [0x0B], SELECT * FROM system.local, SELECT * FROM system.peers, SELECT now() FROM system.local"
 		if got := strings.Join(c.nodes[0].requests(), ", "); got != want {
 			t.Errorf("the node was asked %s, want %s", got, want)
 		}

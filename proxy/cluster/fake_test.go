@@ -83,6 +83,7 @@ type fakeNode struct {
 	down          bool
 	mute          bool // takes requests and answers nothing
 	failSchema    bool
+	clock         func() message.Message // what now() is answered by; nil refuses it
 	conns         []*fakeConn
 	seen          []string // requests, one text each
 }
@@ -215,6 +216,8 @@ func (c *fakeConn) answer(m message.Message) []message.Message {
 			return []message.Message{n.local}
 		case m.Query == "SELECT * FROM system.peers":
 			return []message.Message{n.peers}
+		case m.Query == askClock && n.clock != nil:
+			return []message.Message{n.clock()}
 		case strings.Contains(m.Query, "system_schema.tables") && n.failSchema:
 			return []message.Message{&message.Unauthorized{ErrorMessage: "User app has no SELECT permission on <table system_schema.tables>"}}
 		case strings.Contains(m.Query, "system_schema.tables"):

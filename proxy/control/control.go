@@ -220,6 +220,19 @@ type Cluster struct {
 	NodesUp        int       `json:"nodes_up"`
 	// LastError is why it is not connected, or why it last was not.
 	LastError string `json:"last_error,omitempty"`
+	// Clock is how the clock of Node stood when it was last asked; nil while that
+	// is not known.
+	Clock *Clock `json:"clock,omitempty"`
+}
+
+// Clock compares the clock of a node with that of the proxy's machine.
+type Clock struct {
+	// AheadSeconds is the node's time less the proxy's. The truth is within
+	// UncertaintySeconds of it, either way.
+	AheadSeconds       float64   `json:"ahead_seconds"`
+	UncertaintySeconds float64   `json:"uncertainty_seconds"`
+	Node               string    `json:"node"`
+	Measured           time.Time `json:"measured"`
 }
 
 // Fault is one thing that went wrong, with when.
