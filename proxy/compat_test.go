@@ -339,67 +339,6 @@ func TestBothSidesFailingIsToldAsThePrimaryToldIt(t *testing.T) {
 	}
 }
 
-func TestMetricsHaveTheNamesAndLabelsOfZDM(t *testing.T) {
-	t.Parallel()
-	w := start(t, phase.DualRead, cqltest.Options{}, cqltest.Options{}, nil)
-	c := cqltest.Dial(t, w.addr, cqltest.Login{})
-	mustVoid(t, c.Query(t, insert))
-	c.Query(t, sel)
-	w.target.WaitFor(t, 1, cqltest.WithText(sel))
-	w.target.Handle(func(cqltest.Request) cqltest.Reply { return cqltest.Error(primitive.ErrorCodeOverloaded, "no") })
-	c.Query(t, insert)
-	c.Query(t, sel)
-	execute(t, c, []byte("0123456789abcdef"))
-	series := func() map[string]bool {
-		families, err := w.srv.Metrics().Registry.Gather()
-		if err != nil {
-			t.Fatal(err)
-		}
-		out := map[string]bool{}
-		for _, f := range families {
-			for _, m := range f.GetMetric() {
-				name := f.GetName()
-				for _, l := range m.GetLabel() {
-					value := l.GetValue()
-					for _, s := range phase.Sides {
-						value = strings.ReplaceAll(value, w.side(s).Addr().String(), s.String()+" node")
-					}
-					name += " " + l.GetName() + "=" + value
-				}
-				out[name] = true
-			}
-		}
-		return out
-	}
-	want := []string{"client_connections_total", "pscache_entries_total", "pscache_miss_total"}
-	for _, s := range []string{"origin", "target"} {
-		want = append(want, "proxy_failed_connections_total cluster="+s, "proxy_failed_reads_total cluster="+s, "proxy_failed_writes_total failed_on="+s,
-			s+"_connections_total node="+s+" node", s+"_used_stream_ids_total node="+s+" node", s+"_failed_connections_total node="+s+" node",
-			s+"_request_duration_seconds node="+s+" node type=reads", s+"_request_duration_seconds node="+s+" node type=writes")
-	}
-	want = append(want, "proxy_failed_writes_total failed_on=both", "target_requests_failed_total error=overloaded node=target node",
-		"async_request_duration_seconds node=target node type=reads", "async_requests_failed_total error=overloaded node=target node")
-	for _, kind := range []string{"reads_origin", "reads_target", "writes"} {
-		want = append(want, "proxy_request_duration_seconds type="+kind, "proxy_inflight_requests_total type="+kind)
-	}
-	var missing []string
-	for deadline := time.Now().Add(15 * time.Second); ; time.Sleep(2 * time.Millisecond) {
-		missing = nil
-		got := series()
-		for _, name := range want {
-			if !got["zdm_"+name] {
-				missing = append(missing, "zdm_"+name)
-			}
-		}
-		if len(missing) == 0 {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("no series %s", strings.Join(missing, ", "))
-		}
-	}
-}
-
 func TestTheCompatibilityPageNamesTestsThatThereAre(t *testing.T) {
 	t.Parallel()
 	page, err := os.ReadFile("../docs/compatibility.md")

@@ -12,6 +12,7 @@ import (
 	"github.com/zdmproject/terraform-provider-zdm/internal/buildinfo"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/control"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/route"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/session"
 )
 
@@ -40,6 +41,10 @@ func (s *Server) SetPhase(p phase.Phase, epoch uint64) error {
 	if old.Rule != nil && old.Rule.Phase == p {
 		s.env.Phase.Store(&session.Phase{Rule: old.Rule, Epoch: epoch, Since: old.Since})
 		return nil
+	}
+	copies := route.Decide(p.Rule(), route.Read, s.env.Routing)
+	for _, side := range phase.Sides {
+		s.env.Metrics.SetCopies(side, copies.HasShadow && copies.Shadow == side)
 	}
 	s.env.Phase.Store(&session.Phase{Rule: p.Rule(), Epoch: epoch, Since: time.Now().UTC()})
 	s.env.Log.Info("phase", "phase", p, "epoch", epoch)
@@ -108,7 +113,7 @@ func (s *Server) Status() control.Status {
 	st := control.Status{
 		PID: os.Getpid(), Version: buildinfo.Version(), Epoch: ph.Epoch, PhaseSince: ph.Since,
 		Clients:  int(s.env.Metrics.Clients.Load()),
-		Requests: s.env.Metrics.Requests.Load(), Failures: s.env.Metrics.Failures.Load(),
+		Requests: s.env.Metrics.Requests(), Failures: s.env.Metrics.Failures.Load(),
 		Origin: s.env.Clusters[phase.Origin].Control().Status(), Target: s.env.Clusters[phase.Target].Control().Status(),
 		NotReady: s.NotReady(), Errors: s.env.Faults.Last(),
 	}

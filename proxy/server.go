@@ -68,8 +68,8 @@ func New(cfg *config.Config, log *slog.Logger) (*Server, error) {
 		OriginBuckets: cfg.Metrics.OriginBuckets, TargetBuckets: cfg.Metrics.TargetBuckets, AsyncBuckets: cfg.Metrics.AsyncBuckets,
 	}
 	s.env.Metrics = metrics.New(mo)
-	s.env.Metrics.Gauge(mo, "pscache_entries_total", "Prepared statements that the proxy remembers.", func() float64 { return float64(s.env.Cache.Len()) })
 	s.env.Phase.Store(&session.Phase{})
+	s.watch()
 	for _, side := range phase.Sides {
 		c := cfg.Clusters[side]
 		s.env.Clusters[side], err = upstream.New(upstream.Options{
@@ -83,19 +83,16 @@ func New(cfg *config.Config, log *slog.Logger) (*Server, error) {
 			}),
 			ConnectionsPerNode: cfg.UpstreamConnections,
 			RequestTimeout:     cfg.Listen.RequestTimeout, Heartbeat: cfg.Heartbeat.Interval, Log: log,
-			Meter:         func(side phase.Side, node string) any { return s.env.Metrics.Node(side, node) },
+			Meter: func(side phase.Side, node string) any {
+				n := s.env.Metrics.Node(side, node)
+				n.ConnectionOpened()
+				return n
+			},
 			ConnectFailed: func(side phase.Side, node string) { s.env.Metrics.Node(side, node).ConnectionFailed() },
 		})
 		if err != nil {
 			return nil, err
 		}
-		s.env.Metrics.WatchNodes(mo, side, func() []metrics.NodeGauges {
-			var out []metrics.NodeGauges
-			for _, n := range s.env.Clusters[side].Stats() {
-				out = append(out, metrics.NodeGauges(n))
-			}
-			return out
-		})
 	}
 	return s, nil
 }
@@ -188,6 +185,7 @@ func (s *Server) enter(ses *session.Session) error {
 	case s.env.Rule() == nil:
 		return errors.New("the proxy has no phase yet")
 	case len(s.sessions) >= s.env.Config.Listen.MaxClients:
+		s.env.Metrics.Rejected(metrics.Clients)
 		return fmt.Errorf("there are %d clients; raise proxy_max_client_connections", len(s.sessions))
 	}
 	s.sessions[ses] = struct{}{}

@@ -49,6 +49,7 @@ type Statement struct {
 	Keyspace string
 
 	Class      route.Class
+	Kind       scan.Kind
 	Idempotent bool
 	CAS        bool
 	Counter    bool

@@ -40,7 +40,9 @@ type exchange struct {
 	isUse       bool
 	shadow      bool // a copy of a read: nobody waits for the answer
 	kind        metrics.Type
-	counted     bool // in the request metrics: PREPARE and USE are not
+	statement   metrics.Statement
+	phase       phase.Phase // in which it was routed
+	counted     bool        // in the request metrics: PREPARE and USE are not
 	plan        route.Plan
 	scope       *scope
 	start       int64
@@ -71,7 +73,8 @@ type leg struct {
 	tries     int
 	out       merge.Outcome
 	err       error
-	saved     []byte // the answer, if it came before the last one and may be needed
+	saved     []byte        // the answer, if it came before the last one and may be needed
+	copied    *metrics.Node // that counts the leg as a copy of a read in flight
 }
 
 var exchanges = sync.Pool{New: func() any {
@@ -102,7 +105,10 @@ func (ex *exchange) free() {
 	ex.req, ex.children = req, children
 	for i := range ex.legs {
 		l := &ex.legs[i]
-		l.preparing, l.home, l.tries, l.out, l.err = nil, nil, 0, merge.Outcome{}, nil
+		if l.copied != nil {
+			l.copied.CopyEnded()
+		}
+		l.preparing, l.home, l.tries, l.out, l.err, l.copied = nil, nil, 0, merge.Outcome{}, nil, nil
 		l.saved = l.saved[:0]
 		if cap(l.saved) > keepRequest {
 			l.saved = nil
@@ -125,9 +131,10 @@ func (ex *exchange) keep(f frame.Frame) frame.Frame {
 func (ex *exchange) begin(f frame.Frame) {
 	s, b := ex.s, &ex.s.batch
 	if ex.counted {
-		s.env.Metrics.Began(ex.kind)
+		s.env.Metrics.Began(ex.kind, ex.phase, ex.statement)
 	}
 	if !ex.shadow && int(s.inFlight.Add(1)) > s.env.Config.Listen.MaxStreamIDs {
+		s.env.Metrics.Rejected(metrics.ClientRequests)
 		ex.refuse(b, ex.plan.Answer, &upstream.LostError{Side: ex.plan.Answer, Cause: fmt.Errorf(
 			"%w: the client has more than %d (proxy_max_stream_ids)", upstream.ErrBusy, s.env.Config.Listen.MaxStreamIDs)})
 		return
@@ -150,6 +157,9 @@ func (ex *exchange) begin(f frame.Frame) {
 			err = &upstream.LostError{Side: side, Cause: upstream.ErrNoConnection}
 			fallthrough
 		case err != nil:
+			if errors.Is(err, upstream.ErrBusy) {
+				s.env.Metrics.Rejected(metrics.NodeRequests)
+			}
 			ex.refuse(b, side, err)
 			return
 		case c == nil:
@@ -268,6 +278,11 @@ func (l *leg) send(b *upstream.Batch, c *upstream.Conn, f frame.Frame) bool {
 			return false
 		}
 	}
+	if ex.shadow && l.copied == nil {
+		if l.copied, _ = c.Meter().(*metrics.Node); l.copied != nil {
+			l.copied.CopyBegan()
+		}
+	}
 	if err := c.Send(l, f, p, b.Now); err != nil {
 		l.sendAgain(b, f, err)
 		return false
@@ -283,6 +298,7 @@ func (l *leg) sendAgain(b *upstream.Batch, f frame.Frame, err error) {
 		return
 	}
 	ex := l.ex
+	ex.s.env.Metrics.SentAgain(l.side)
 	kept := ex.keep(f)
 	ex.s.later(func() {
 		ctx, cancel := context.WithTimeout(ex.s.ctx, ex.s.env.Config.Listen.RequestTimeout)
@@ -412,8 +428,11 @@ func (l *leg) Lost(b *upstream.Batch, err error) {
 
 func (l *leg) lose(b *upstream.Batch, err error) {
 	l.out.Result, l.err = merge.Unsent, err
-	if upstream.Sent(err) {
+	switch {
+	case upstream.Sent(err):
 		l.out.Result = merge.Lost
+	case errors.Is(err, upstream.ErrBusy):
+		l.ex.s.env.Metrics.Rejected(metrics.NodeRequests)
 	}
 	l.ex.countLoss(l, err)
 	l.ex.arrived(b, l, nil)
@@ -469,7 +488,7 @@ func (ex *exchange) finish(b *upstream.Batch, frames [2]frame.Frame) {
 		s.respondRows(b, ex.stream, frames[v.Side], v.Side)
 	}
 	if ex.counted {
-		s.env.Metrics.Ended(ex.kind, time.Duration(b.Now-ex.start))
+		s.env.Metrics.Ended(ex.kind, time.Duration(b.Now-ex.start), "")
 		switch {
 		case v.Failed == 0:
 		case ex.st.Mutates:

@@ -13,15 +13,15 @@ func (ex *exchange) countLoss(l *leg, err error) {
 		return
 	}
 	node := ""
-	word := "other"
+	failure := metrics.OtherFailure
 	var e *upstream.LostError
 	if errors.As(err, &e) {
 		node = e.Node
 		if e.Sent && errors.Is(e, upstream.ErrTimeout) {
-			word = metrics.NoAnswer
+			failure = metrics.NoAnswer
 		}
 	}
 	if node != "" {
-		ex.s.env.Metrics.Node(l.side, node).Failed(ex.shadow, word)
+		ex.s.env.Metrics.Node(l.side, node).Failed(ex.shadow, failure)
 	}
 }

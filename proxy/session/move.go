@@ -154,7 +154,7 @@ func (e *Env) Learn(c *control.Statement) {
 	scanned := scan.Scan([]byte(c.Text))
 	class := route.Classify(&scanned, c.Keyspace)
 	st := &prepared.Statement{
-		ID: c.ID, Text: c.Text, Keyspace: c.Keyspace, Class: class,
+		ID: c.ID, Text: c.Text, Keyspace: c.Keyspace, Class: class, Kind: scanned.Kind,
 		Idempotent: class.IsRead() || scanned.Idempotent, CAS: scanned.CAS, Counter: scanned.Counter,
 		Unstamped: unstamped(&scanned),
 	}
@@ -189,6 +189,7 @@ func (e *Env) Learn(c *control.Statement) {
 func (s *Session) move() error {
 	m := s.env.mover.Load()
 	if m == nil {
+		s.env.Metrics.Drained()
 		return errDrained
 	}
 	if err := m.give(s); err != nil {
@@ -197,6 +198,7 @@ func (s *Session) move() error {
 		// copy of the socket and touches the connection no more.
 		return err
 	}
+	s.env.Metrics.Moved()
 	return errMoved
 }
 

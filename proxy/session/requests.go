@@ -77,6 +77,7 @@ func (ex *exchange) describe(class route.Class, st *scan.Statement) {
 		Mutates: !class.IsRead(), Idempotent: class.IsRead() || st.Idempotent,
 		CAS: st.CAS, Counter: st.Counter,
 	}
+	ex.statement = metrics.StatementOf(st.Kind, st.CAS, st.Counter)
 }
 
 // dispatch plans a QUERY or EXECUTE and sends it, and its copy if the phase
@@ -84,7 +85,7 @@ func (ex *exchange) describe(class route.Class, st *scan.Statement) {
 func (ex *exchange) dispatch(f frame.Frame, class route.Class, params frame.Params, at int) {
 	s := ex.s
 	rule := s.env.Rule()
-	ex.plan = route.Decide(rule, class, s.env.Routing)
+	ex.phase, ex.plan = rule.Phase, route.Decide(rule, class, s.env.Routing)
 	ex.consistency = params.Consistency
 	if params.PagingState != nil {
 		if issuer, tagged := paging.Issuer(params.PagingState); tagged {
@@ -137,7 +138,7 @@ func (s *Session) prepare(f frame.Frame) {
 		return
 	}
 	making := &prepared.Statement{
-		Text: string(p.Text), Class: class,
+		Text: string(p.Text), Class: class, Kind: st.Kind,
 		Idempotent: class.IsRead() || st.Idempotent, CAS: st.CAS, Counter: st.Counter, Unstamped: unstamped(&st),
 	}
 	if len(st.Keyspace.Raw) == 0 {
@@ -255,6 +256,7 @@ func (s *Session) execute(f frame.Frame) {
 		Mutates: !st.Class.IsRead(), Idempotent: st.Idempotent,
 		CAS: st.CAS, Counter: st.Counter,
 	}
+	ex.statement = metrics.StatementOf(st.Kind, st.CAS, st.Counter)
 	ex.idAt = at + e.IDOffset
 	if e.Params.Flags&frame.QuerySkipMetadata != 0 {
 		ex.flagsAt = at + e.Params.FlagsOffset
@@ -325,8 +327,10 @@ func (s *Session) execBatch(f frame.Frame) {
 	if anyUnstamped && !bt.Params.HasTimestamp && !ex.st.CAS && !ex.st.Counter {
 		s.env.Metrics.Unstamped(metrics.Batch)
 	}
-	ex.plan = route.Decide(s.env.Rule(), route.Write, s.env.Routing)
+	rule := s.env.Rule()
+	ex.phase, ex.plan = rule.Phase, route.Decide(rule, route.Write, s.env.Routing)
 	ex.kind, ex.counted = metrics.Writes, true
+	ex.statement = metrics.StatementOf(scan.Batch, ex.st.CAS, ex.st.Counter)
 	ex.begin(f)
 }
 
@@ -421,6 +425,6 @@ func (l *leg) observe(c *upstream.Conn, now int64) {
 	}
 	n.Answered(ex.st.Mutates, ex.shadow, time.Duration(now-ex.start))
 	if l.out.Result == merge.Refused {
-		n.Failed(ex.shadow, metrics.ErrorWord(l.out.Code))
+		n.Failed(ex.shadow, metrics.FailureOf(l.out.Code))
 	}
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/zdmproject/terraform-provider-zdm/cql/frame"
 	"github.com/zdmproject/terraform-provider-zdm/internal/nbio"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/metrics"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/paging"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/upstream"
@@ -187,6 +188,9 @@ func newSession(e *Env, nc net.Conn) *Session {
 
 // Movable reports whether the client's socket could go to another process.
 func (s *Session) Movable() bool { return s.nc.Plain() }
+
+// WaitingBytes is how much output the client has not been sent yet.
+func (s *Session) WaitingBytes() int { return s.out.Len() }
 
 // Close ends the session at once. Serve returns soon.
 func (s *Session) Close() { _ = s.nc.Close() }
@@ -437,6 +441,7 @@ func (s *Session) respondError(b *upstream.Batch, stream int16, e frame.ErrorBod
 func (s *Session) appended(b *upstream.Batch, before int) {
 	if before > maxClientOutput {
 		s.env.Log.Warn("client does not read its answers; closed", "client", s.nc.RemoteAddr(), "waiting_bytes", before)
+		s.env.Metrics.Rejected(metrics.ClientOutput)
 		s.out.Fail(errSlowClient)
 		_ = s.nc.Close()
 		return

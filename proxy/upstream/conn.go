@@ -186,6 +186,15 @@ func (c *Conn) Usable() bool {
 // InFlight is the number of requests that wait for an answer.
 func (c *Conn) InFlight() int { return int(c.inFlight.Load()) }
 
+// held is what requests hold of the connection: stream ids, with those that wait
+// for a late answer, and bytes of output that no write has taken yet.
+func (c *Conn) held() (ids, bytes int) {
+	buf := c.out.Begin()
+	ids, bytes = len(c.slots)-len(c.free), len(buf)
+	c.out.End(buf)
+	return ids, bytes
+}
+
 // Patch is what changes in the copy of a frame that goes to a node, besides its
 // stream id.
 type Patch struct {

@@ -334,10 +334,17 @@ func (c *Pools) livePools() []*Pool {
 	return out
 }
 
+// Len is how many pools there are.
+func (c *Pools) Len() int { return len(c.livePools()) }
+
 // NodeStats is what is open to one node.
 type NodeStats struct {
-	Node                  string
-	Connections, InFlight int
+	Node        string
+	Connections int
+	// StreamIDs in use, those that wait for a late answer included.
+	StreamIDs int
+	// WaitingBytes were not taken by a write yet.
+	WaitingBytes int
 }
 
 // Stats looks at all pools.
@@ -353,7 +360,9 @@ func (c *Pools) Stats() []NodeStats {
 				out = append(out, NodeStats{Node: conn.node})
 			}
 			out[i].Connections++
-			out[i].InFlight += conn.InFlight()
+			ids, bytes := conn.held()
+			out[i].StreamIDs += ids
+			out[i].WaitingBytes += bytes
 		}
 	}
 	return out

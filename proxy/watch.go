@@ -1,0 +1,41 @@
+package proxy
+
+import (
+	"github.com/zdmproject/terraform-provider-zdm/proxy/metrics"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/upstream"
+)
+
+// watch registers what is read at each scrape.
+func (s *Server) watch() {
+	m := s.env.Metrics
+	m.Gauge("pscache_entries_total", "Prepared statements that the proxy remembers.", "", func() float64 { return float64(s.env.Cache.Len()) })
+	m.Gauge("proxy_client_waiting_bytes", "Bytes of answers that wait for clients to read them.", "", func() float64 {
+		n := 0
+		for _, ses := range s.snapshot() {
+			n += ses.WaitingBytes()
+		}
+		return float64(n)
+	})
+	for _, side := range phase.Sides {
+		m.Gauge("upstream_pools", "Pools of connections: one for each credentials, keyspace and protocol version in use.", side.String(),
+			func() float64 { return float64(s.env.Clusters[side].Len()) })
+		m.Gauge("upstream_waiting_bytes", "Bytes of requests that wait for nodes to read them.", side.String(), func() float64 {
+			n := 0
+			for _, node := range s.env.Clusters[side].Stats() {
+				n += node.WaitingBytes
+			}
+			return float64(n)
+		})
+	}
+	m.WatchNodes(func(side phase.Side) []metrics.NodeGauges { return nodeGauges(s.env.Clusters[side].Stats()) })
+	m.WatchPhase(s.Phase)
+}
+
+func nodeGauges(stats []upstream.NodeStats) []metrics.NodeGauges {
+	out := make([]metrics.NodeGauges, len(stats))
+	for i, n := range stats {
+		out[i] = metrics.NodeGauges{Node: n.Node, Connections: n.Connections, StreamIDs: n.StreamIDs}
+	}
+	return out
+}
