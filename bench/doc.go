@@ -3,7 +3,8 @@
 // nodes on loopback. "make bench" runs it; docs/design/performance.md has the
 // figures and says how to repeat them.
 //
-// Floor 6; it runs the proxy as a process and imports none of its packages.
+// Floor 6; it runs the proxy as a process and knows none of its packages, but for
+// the protocol's.
 // One binary plays all parts: the harness starts itself again as two stub
 // nodes and as the dual relay. Only the CPU time of the process under test
 // counts, read from its own CPU clock, since everything shares the machine.

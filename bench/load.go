@@ -1,9 +1,6 @@
 package main
 
 import (
-	"bytes"
-	"encoding/binary"
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -12,7 +9,6 @@ import (
 
 	"github.com/datastax/go-cassandra-native-protocol/message"
 	"github.com/datastax/go-cassandra-native-protocol/primitive"
-	"golang.org/x/sys/unix"
 )
 
 // load is a closed loop: each client has a fixed number of requests in flight
@@ -37,8 +33,8 @@ type client struct {
 	writes      bool   // the next request is a write
 }
 
-// connectLoad opens clients that have prepared their statements.
-func connectLoad(at netip.AddrPort, clients int, simple bool) (*load, error) {
+// connectLoad opens the clients of a row, which have prepared their statements.
+func connectLoad(r row, at netip.AddrPort) (*load, error) {
 	l, err := newLoop()
 	if err != nil {
 		return nil, err
@@ -46,27 +42,40 @@ func connectLoad(at netip.AddrPort, clients int, simple bool) (*load, error) {
 	w := &load{loop: l, clients: map[*socket]*client{}}
 	l.frame = w.answered
 	l.ended = func(_ *socket, err error) { w.err = fmt.Errorf("connection ended: %w", err) }
-	for range clients {
-		c, err := dialClient(at)
-		if err != nil {
+	for range r.clients {
+		if err := w.connect(r, at); err != nil {
 			l.close()
 			return nil, err
 		}
-		requests, err := c.requests(simple)
-		if err != nil {
-			c.close()
-			l.close()
-			return nil, err
-		}
-		s, err := l.add(int(c))
-		if err != nil {
-			l.close()
-			return nil, err
-		}
-		requests.writes = len(w.clients)%2 == 0
-		w.clients[s] = requests
 	}
 	return w, nil
+}
+
+func (w *load) connect(r row, at netip.AddrPort) error {
+	c, err := dialClient(at, r.speech)
+	if err != nil {
+		return err
+	}
+	requests, err := c.requests(tables[r.table], r.simple)
+	if err != nil {
+		c.close()
+		return err
+	}
+	if r.readsOnly {
+		requests.write = requests.read
+	}
+	s, err := w.loop.add(c.fd)
+	if err != nil {
+		c.close()
+		return err
+	}
+	s.source, s.pack = c.source, c.pack
+	if c.wire != nil {
+		c.wire.gather = true
+	}
+	requests.writes = len(w.clients)%2 == 0
+	w.clients[s] = requests
+	return nil
 }
 
 func (w *load) start(inFlight int) {
@@ -96,7 +105,7 @@ func (w *load) send(s *socket, c *client, hi, lo byte) {
 }
 
 func (w *load) answered(s *socket, f []byte) {
-	if primitive.OpCode(f[4]) != primitive.OpCodeResult {
+	if !isResult(f) {
 		w.err = fmt.Errorf("answer %s: %q", primitive.OpCode(f[4]), f[headerLen:])
 		return
 	}
@@ -149,67 +158,18 @@ func (w *load) median() time.Duration {
 	return w.took[len(w.took)/2]
 }
 
-// clientFD is a blocking connection during its handshake.
-type clientFD int
-
-func dialClient(at netip.AddrPort) (clientFD, error) {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return -1, fmt.Errorf("socket: %w", err)
-	}
-	c := clientFD(fd)
-	limit := unix.NsecToTimeval((20 * time.Second).Nanoseconds())
-	unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit)
-	if err := unix.Connect(fd, &unix.SockaddrInet4{Addr: at.Addr().As4(), Port: int(at.Port())}); err != nil {
-		c.close()
-		return -1, fmt.Errorf("connect to %s: %w", at, err)
-	}
-	answer, err := c.ask(message.NewStartup())
-	if _, ok := answer.(*message.Authenticate); ok {
-		answer, err = c.ask(&message.AuthResponse{Token: []byte("\x00bench\x00bench")})
-	}
-	if refusal, ok := answer.(message.Error); ok {
-		err = errors.New(refusal.GetErrorMessage())
-	}
-	if err != nil {
-		c.close()
-		return -1, fmt.Errorf("log in to %s: %w", at, err)
-	}
-	return c, nil
-}
-
-func (c clientFD) close() { unix.Close(int(c)) }
-
-func (c clientFD) Read(b []byte) (int, error) {
-	n, err := unix.Read(int(c), b)
-	for err == unix.EINTR { // a read with a time limit is not restarted by the kernel
-		n, err = unix.Read(int(c), b)
-	}
-	if n == 0 && err == nil {
-		return 0, unix.ECONNRESET
-	}
-	return max(n, 0), err
-}
-
-func (c clientFD) ask(m message.Message) (message.Message, error) {
-	if _, err := unix.Write(int(c), encode(m)); err != nil {
-		return nil, err
-	}
-	f, err := codec.DecodeFrame(c)
-	if err != nil {
-		return nil, err
-	}
-	return f.Body.Message, nil
-}
-
-func (c clientFD) requests(simple bool) (*client, error) {
-	key, payload := strings.Repeat("k", 16), strings.Repeat("v", payloadLen)
+// requests are the two that a client sends in turn.
+func (c *caller) requests(t table, simple bool) (*client, error) {
+	key, payload := strings.Repeat("k", 16), string(value(t.value))
 	if simple {
 		options := &message.QueryOptions{Consistency: primitive.ConsistencyLevelLocalQuorum}
-		return &client{
-			read:  encode(&message.Query{Query: strings.Replace(readText, "?", "'"+key+"'", 1), Options: options}),
-			write: encode(&message.Query{Query: strings.Replace(writeText, "?, ?", "'"+key+"', '"+payload+"'", 1), Options: options}),
-		}, nil
+		literal := func(text string) []byte {
+			for _, v := range append([]string{key}, slices.Repeat([]string{payload}, t.columns)...) {
+				text = strings.Replace(text, "?", "'"+v+"'", 1)
+			}
+			return c.request(&message.Query{Query: text, Options: options})
+		}
+		return &client{read: literal(t.read()), write: literal(t.write())}, nil
 	}
 	execute := func(text string, values ...string) ([]byte, error) {
 		answer, err := c.ask(&message.Prepare{Query: text})
@@ -220,22 +180,16 @@ func (c clientFD) requests(simple bool) (*client, error) {
 		if !ok {
 			return nil, fmt.Errorf("prepare: %v", answer)
 		}
-		options := &message.QueryOptions{Consistency: primitive.ConsistencyLevelLocalQuorum, SkipMetadata: true}
+		options := &message.QueryOptions{Consistency: primitive.ConsistencyLevelLocalQuorum, SkipMetadata: t.columns == 1}
 		for _, v := range values {
 			options.PositionalValues = append(options.PositionalValues, primitive.NewValue([]byte(v)))
 		}
-		return encode(&message.Execute{QueryId: p.PreparedQueryId, Options: options}), nil
+		return c.request(&message.Execute{QueryId: p.PreparedQueryId, ResultMetadataId: p.ResultMetadataId, Options: options}), nil
 	}
-	read, err := execute(readText, key)
+	read, err := execute(t.read(), key)
 	if err != nil {
 		return nil, err
 	}
-	write, err := execute(writeText, key, payload)
-	if err != nil {
-		return nil, err
-	}
-	if n := binary.BigEndian.Uint32(write[5:]); n < payloadLen || !bytes.Contains(write, []byte(payload)) {
-		return nil, fmt.Errorf("write of %d bytes does not hold its payload", n)
-	}
-	return &client{read: read, write: write}, nil
+	write, err := execute(t.write(), append([]string{key}, slices.Repeat([]string{payload}, t.columns)...)...)
+	return &client{read: read, write: write}, err
 }

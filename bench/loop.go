@@ -1,14 +1,18 @@
 package main
 
 import (
-	"encoding/binary"
 	"fmt"
+	"io"
 	"net/netip"
 
 	"golang.org/x/sys/unix"
 )
 
-const headerLen = 9 // version, flags, stream id (2), opcode, body length (4)
+const (
+	headerLen = 9         // version, flags, stream id (2), opcode, body length (4)
+	readSize  = 256 << 10 // of one read
+	maxFrame  = 4 << 20
+)
 
 // loop serves nonblocking sockets in the goroutine that calls poll. After each
 // read it hands over every whole frame and then writes once, so that requests
@@ -28,9 +32,12 @@ type loop struct {
 
 type socket struct {
 	fd      int
-	in      []byte // the beginning of a frame
-	out     []byte // not yet taken by the kernel
-	blocked bool   // registered for EPOLLOUT
+	source  io.Reader                       // what carries frames; the descriptor if they come as they are
+	pack    func(dst, frames []byte) []byte // into what goes to the socket; nil: as they are
+	in      []byte                          // the beginning of a frame
+	out     []byte                          // frames; without pack, not yet taken by the kernel
+	packed  []byte                          // with pack, not yet taken by the kernel
+	blocked bool                            // registered for EPOLLOUT
 }
 
 func newLoop() (*loop, error) {
@@ -38,7 +45,7 @@ func newLoop() (*loop, error) {
 	if err != nil {
 		return nil, fmt.Errorf("epoll: %w", err)
 	}
-	return &loop{epoll: fd, listener: -1, sockets: map[int32]*socket{}, buf: make([]byte, 256<<10)}, nil
+	return &loop{epoll: fd, listener: -1, sockets: map[int32]*socket{}, buf: make([]byte, readSize)}, nil
 }
 
 func (l *loop) close() {
@@ -75,7 +82,7 @@ func (l *loop) watch(op, fd int, events uint32) error {
 func (l *loop) add(fd int) (*socket, error) {
 	unix.SetNonblock(fd, true)
 	unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
-	s := &socket{fd: fd}
+	s := &socket{fd: fd, source: descriptor(fd)}
 	l.sockets[int32(fd)] = s
 	return s, l.watch(unix.EPOLL_CTL_ADD, fd, unix.EPOLLIN)
 }
@@ -131,26 +138,40 @@ func (l *loop) accept() {
 	}
 }
 
+// read hands over what has come. One read is all that a plain socket gets before
+// the others; what is packed may hold more than one read tells.
 func (l *loop) read(s *socket) error {
-	l.reads++
-	have := copy(l.buf, s.in)
-	n, err := unix.Read(s.fd, l.buf[have:])
-	if err == unix.EAGAIN || err == unix.EINTR {
-		return nil
+	_, plain := s.source.(descriptor)
+	for {
+		have := copy(l.buf, s.in)
+		n, err := s.source.Read(l.buf[have:])
+		if err == errAgain {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		l.reads++
+		if err := l.cut(s, l.buf[:have+n]); err != nil {
+			return err
+		}
+		if plain {
+			return nil
+		}
 	}
-	if err != nil {
-		return err
-	}
-	if n == 0 {
-		return unix.ECONNRESET
-	}
-	b := l.buf[:have+n]
+}
+
+// cut hands over the whole frames of b, and keeps the rest.
+func (l *loop) cut(s *socket, b []byte) error {
 	for len(b) >= headerLen {
-		size := headerLen + int(binary.BigEndian.Uint32(b[5:]))
-		if size > len(l.buf) {
+		size := frameLen(b)
+		if size > maxFrame {
 			return fmt.Errorf("frame of %d bytes is more than this benchmark sends", size)
 		}
 		if len(b) < size {
+			if room := size + readSize; room > len(l.buf) {
+				l.buf = make([]byte, room)
+			}
 			break
 		}
 		l.frame(s, b[:size])
@@ -161,8 +182,16 @@ func (l *loop) read(s *socket) error {
 }
 
 func (l *loop) flush(s *socket) error {
-	for len(s.out) > 0 {
-		n, err := unix.Write(s.fd, s.out)
+	out := &s.out
+	if s.pack != nil {
+		if len(s.out) > 0 {
+			s.packed = s.pack(s.packed, s.out)
+			s.out = s.out[:0]
+		}
+		out = &s.packed
+	}
+	for len(*out) > 0 {
+		n, err := unix.Write(s.fd, *out)
 		if err == unix.EINTR {
 			continue
 		}
@@ -176,7 +205,7 @@ func (l *loop) flush(s *socket) error {
 		if err != nil {
 			return err
 		}
-		s.out = append(s.out[:0], s.out[n:]...)
+		*out = append((*out)[:0], (*out)[n:]...)
 	}
 	if s.blocked {
 		s.blocked = false

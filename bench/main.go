@@ -4,11 +4,9 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -20,7 +18,9 @@ func main() {
 	case len(args) == 3 && args[0] == "stub":
 		err = runStub(args[1], args[2])
 	case len(args) == 4 && args[0] == "relay":
-		err = runRelay(args[1], args[2], args[3])
+		err = runRelay(args[1], args[2], args[3], "")
+	case len(args) == 5 && args[0] == "relay":
+		err = runRelay(args[1], args[2], args[3], args[4])
 	default:
 		err = run(args)
 	}
@@ -45,7 +45,7 @@ func run(args []string) error {
 	var o options
 	flags := flag.NewFlagSet("bench", flag.ExitOnError)
 	flags.IntVar(&o.rounds, "rounds", 5, "alternating rounds; the table shows medians")
-	flags.Float64Var(&o.seconds, "seconds", 2, "length of one measurement")
+	flags.Float64Var(&o.seconds, "seconds", 1.5, "length of one measurement")
 	flags.Int64Var(&o.burst, "burst", 0, "requests that a client sends in one write; 0 is all that one read let go")
 	flags.StringVar(&o.rows, "rows", "", "comma separated, of "+strings.Join(rowNames(), ", ")+"; empty is all")
 	flags.StringVar(&o.only, "only", "", "comma separated, of haproxy, relay, proxy; empty is all")
@@ -68,25 +68,23 @@ func run(args []string) error {
 	}
 	defer os.RemoveAll(dir)
 
-	var parts []*process
-	defer func() {
-		for _, p := range parts {
-			p.stop()
-		}
-	}()
-	var stubs [2]netip.AddrPort
+	var nodes [2]*process
 	for i, s := range [][2]string{{"origin", originAddress}, {"target", targetAddress}} {
-		p, err := startSelf(s[0]+" stub", "stub", s[1]+":0", s[0])
-		if err != nil {
+		if nodes[i], err = startSelf(s[0]+" stub", "stub", s[1]+":0", s[0]); err != nil {
 			return err
 		}
-		parts = append(parts, p)
-		stubs[i] = p.at
+		defer nodes[i].stop()
 	}
-	subjects, skipped, err := startSubjects(o, dir, stubs)
-	parts = append(parts, subjects...)
+	a, err := newArena(dir, nodes[0].at, nodes[1].at)
 	if err != nil {
 		return err
+	}
+	subjects, skipped, err := a.subjects(o)
+	if err != nil {
+		return err
+	}
+	for _, s := range subjects {
+		defer s.stop()
 	}
 	if len(subjects) == 0 {
 		return errors.New("nothing to measure: " + strings.Join(skipped, "; "))
@@ -115,111 +113,78 @@ func (o options) ordinary() bool {
 	return o.rows == "" && o.only == "" && o.proxies == "" && o.burst == 0 && !tried
 }
 
-func rowNames() []string {
-	names := make([]string, len(rows))
-	for i, r := range rows {
-		names[i] = r.Name
-	}
-	return names
-}
-
-func chooseRows(list string) ([]row, error) {
-	if list == "" {
-		return rows, nil
-	}
-	var chosen []row
-	for name := range strings.SplitSeq(list, ",") {
-		i := slices.IndexFunc(rows, func(r row) bool { return r.Name == name })
-		if i < 0 {
-			return nil, fmt.Errorf("no row %q; there are %s", name, strings.Join(rowNames(), ", "))
-		}
-		chosen = append(chosen, rows[i])
-	}
-	return chosen, nil
-}
-
-// startSubjects starts what is to be measured. A subject that this machine
-// cannot run is skipped with a word.
-func startSubjects(o options, dir string, stubs [2]netip.AddrPort) (started []*process, skipped []string, err error) {
+// subjects are those that are to be compared. One that this machine cannot run
+// is skipped with a word.
+func (a *arena) subjects(o options) (chosen []*subject, skipped []string, err error) {
 	wanted := func(name string) bool {
 		return o.only == "" || slices.Contains(strings.Split(o.only, ","), name)
 	}
 	if wanted("haproxy") {
-		p, err := startHAProxy(dir, stubs[0])
-		switch {
-		case errors.Is(err, errMissing):
-			skipped = append(skipped, "haproxy is not installed (apt-get install haproxy): its column is empty")
-			fmt.Println("SKIPPED:", skipped[len(skipped)-1])
-		case err != nil:
-			return started, skipped, err
-		default:
-			started = append(started, p)
+		s, err := a.haproxy()
+		if err != nil {
+			skipped = append(skipped, fmt.Sprintf("haproxy is %v (apt-get install haproxy): its column is empty", err))
+			fmt.Println("SKIPPED:", skipped[0])
+		} else {
+			chosen = append(chosen, s)
 		}
 	}
 	if wanted("relay") {
-		p, err := startSelf("dual relay", "relay", underTest+":0", stubs[0].String(), stubs[1].String())
-		if err != nil {
-			return started, skipped, err
-		}
-		p.version = runtime.Version()
-		started = append(started, p)
+		chosen = append(chosen, a.relay())
 	}
-	if wanted("proxy") {
-		paths := strings.Split(o.proxies, ",")
-		if o.proxies == "" {
-			paths = []string{filepath.Join(dir, "zdm-proxy")}
-			build := exec.Command("go", "build", "-trimpath", "-o", paths[0], "./cmd/zdm-proxy")
-			build.Stderr = os.Stderr
-			if err := build.Run(); err != nil {
-				return started, skipped, fmt.Errorf("build zdm-proxy: %w", err)
-			}
-		}
-		for i, path := range paths {
-			name := "zdm-proxy"
-			if i > 0 {
-				name = fmt.Sprintf("zdm-proxy %d", i+1)
-			}
-			p, err := startProxy(name, path, stubs[0], stubs[1])
-			if err != nil {
-				return started, skipped, err
-			}
-			started = append(started, p)
+	if !wanted("proxy") {
+		return chosen, skipped, nil
+	}
+	paths := strings.Split(o.proxies, ",")
+	if o.proxies == "" {
+		paths = []string{filepath.Join(a.dir, "zdm-proxy")}
+		build := exec.Command("go", "build", "-trimpath", "-o", paths[0], "./cmd/zdm-proxy")
+		build.Stderr = os.Stderr
+		if err := build.Run(); err != nil {
+			return nil, nil, fmt.Errorf("build zdm-proxy: %w", err)
 		}
 	}
-	return started, skipped, nil
+	for i, path := range paths {
+		name := zdmProxy
+		if i > 0 {
+			name = fmt.Sprintf("%s %d", zdmProxy, i+1)
+		}
+		chosen = append(chosen, a.proxy(name, path))
+	}
+	return chosen, skipped, nil
 }
 
 // measureAll alternates the subjects within each round, so that what else
-// happens on the machine hits all of them. Memory comes first: a process that
-// has been under load keeps buffers that idle clients then need not ask for.
-func measureAll(o options, chosen []row, subjects []*process, result *result) {
+// happens on the machine hits all of them.
+func measureAll(o options, chosen []row, subjects []*subject, result *result) {
 	d := time.Duration(o.seconds * float64(time.Second))
-	ordered := slices.Clone(chosen)
-	if i := slices.IndexFunc(ordered, func(r row) bool { return r.Name == "idle" }); i > 0 {
-		idle := ordered[i]
-		ordered = slices.Insert(slices.Delete(ordered, i, i+1), 0, idle)
-	}
-	for _, r := range ordered {
+	for _, r := range chosen {
 		r.burst = o.burst
 		rounds := o.rounds
-		if r.Name == "idle" {
-			rounds = 1 // a second time would measure what the first one left
+		if r.once {
+			rounds = 1
 		}
 		for round := range rounds {
-			for _, p := range subjects {
-				if result.failed(r, p.name) {
+			for _, s := range subjects {
+				if !r.by(s.name) || result.failed(r, s.name) {
 					continue
 				}
-				s, err := r.measure(r, p, d)
+				head := fmt.Sprintf("%-40s round %d/%d  %-12s", r.Title, round+1, rounds, s.name)
+				p, err := s.in(r.setup)
 				if err != nil {
-					result.fail(r, p.name, err)
-					fmt.Printf("%-24s round %d/%d  %-12s FAILED: %v\n%s", r.Title, round+1, rounds, p.name, err, p.log)
+					result.fail(r, s.name, err)
+					fmt.Printf("%s FAILED: %v\n", head, err)
 					continue
 				}
-				result.add(r, p.name, s)
-				fmt.Printf("%-24s round %d/%d  %-12s %8.2f %s", r.Title, round+1, rounds, p.name, s.Value, r.Unit)
-				if s.Rate > 0 {
-					fmt.Printf("  %8.0f requests/s  %5.1f answers a read", s.Rate, s.Batch)
+				got, err := r.measure(r, p, d)
+				if err != nil {
+					result.fail(r, s.name, err)
+					fmt.Printf("%s FAILED: %v\n%s", head, err, p.log)
+					continue
+				}
+				result.add(r, s.name, got)
+				fmt.Printf("%s %8.2f %s", head, got.Value, r.Unit)
+				if got.Rate > 0 {
+					fmt.Printf("  %8.0f requests/s  %5.1f answers a read", got.Rate, got.Batch)
 				}
 				fmt.Println()
 			}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -20,12 +21,20 @@ const relayStreams = 128
 // answered when both have answered, reads go to Origin. It decides by one byte
 // and checks nothing. Three goroutines for each client: one reads the client,
 // one either side; each writes once for every read.
-func runRelay(listen, origin, target string) error {
+// With a file of certificate and key it speaks TLS to clients.
+func runRelay(listen, origin, target, certificate string) error {
 	l, err := net.Listen("tcp", listen)
 	if err != nil {
 		return err
 	}
 	fmt.Println(l.Addr())
+	if certificate != "" {
+		pair, err := tls.LoadX509KeyPair(certificate, certificate)
+		if err != nil {
+			return err
+		}
+		l = tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{pair}})
+	}
 	for {
 		c, err := l.Accept()
 		if err != nil {
@@ -125,9 +134,9 @@ func (r *relayed) answers(side net.Conn) error {
 func isRead(f []byte) bool {
 	switch primitive.OpCode(f[4]) {
 	case primitive.OpCodeExecute:
-		return f[headerLen+2] == readText[0]
+		return f[headerLen+2] == readVerb[0]
 	case primitive.OpCodeQuery:
-		return f[headerLen+4] == readText[0]
+		return f[headerLen+4] == readVerb[0]
 	}
 	return false
 }

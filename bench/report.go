@@ -21,7 +21,7 @@ type result struct {
 	Machine  machine
 	Rounds   int
 	Seconds  float64
-	Subjects []subject
+	Subjects []compared
 	Skipped  []string `json:",omitempty"`
 	Failures []string `json:",omitempty"`
 	Rows     []*figures
@@ -34,7 +34,7 @@ type machine struct {
 	LoadBefore string // of the last minute, before the run
 }
 
-type subject struct{ Name, Version string }
+type compared struct{ Name, Version string }
 
 // figures are those of one row: every round of every subject, and the medians.
 type figures struct {
@@ -44,10 +44,10 @@ type figures struct {
 	Failed  map[string]string `json:",omitempty"`
 }
 
-func newResult(o options, subjects []*process, skipped []string) *result {
+func newResult(o options, subjects []*subject, skipped []string) *result {
 	r := &result{Date: time.Now().UTC().Truncate(time.Second), Machine: thisMachine(), Rounds: o.rounds, Seconds: o.seconds, Skipped: skipped}
 	for _, p := range subjects {
-		r.Subjects = append(r.Subjects, subject{p.name, p.version})
+		r.Subjects = append(r.Subjects, compared{p.name, p.version})
 	}
 	return r
 }
@@ -85,6 +85,11 @@ func (r *result) add(w row, subject string, s sample) {
 	f := r.of(w)
 	f.Rounds[subject] = append(f.Rounds[subject], s)
 	f.Medians[subject] = median(f.values(subject))
+	for _, d := range rows {
+		if d.of == w.Name && d.derive != nil {
+			r.add(d, subject, sample{Value: d.derive(s)})
+		}
+	}
 }
 
 func (r *result) fail(w row, subject string, err error) {
@@ -108,37 +113,51 @@ func (r *result) cells() [][]string {
 	for _, s := range r.Subjects {
 		head = append(head, s.Name)
 	}
-	table := [][]string{append(head, "zdm-proxy: at most", "zdm-proxy / dual relay", "the same: at most")}
-	for _, name := range rowNames() {
-		i := slices.IndexFunc(r.Rows, func(f *figures) bool { return f.Row.Name == name })
+	table := [][]string{append(head, "zdm-proxy: target", "zdm-proxy / dual relay", "the same: target")}
+	for _, w := range rows {
+		i := slices.IndexFunc(r.Rows, func(f *figures) bool { return f.Row.Name == w.Name })
 		if i < 0 {
 			continue
 		}
 		f := r.Rows[i]
-		line := []string{f.Row.Title + " (" + f.Row.Unit + ")"}
+		line := []string{w.Title + " (" + w.Unit + ")"}
 		for _, s := range r.Subjects {
-			text := format(f.Medians[s.Name])
-			if f.Failed[s.Name] != "" {
-				text = "failed"
-			} else if rounds := f.values(s.Name); len(rounds) > 1 {
-				text += fmt.Sprintf(" (%s-%s)", format(slices.Min(rounds)), format(slices.Max(rounds)))
-			}
-			line = append(line, text)
+			line = append(line, f.cell(s.Name))
 		}
-		bound, ratio, boundRatio := "-", "-", "-"
-		if f.Row.AtMost > 0 {
-			bound = fmt.Sprintf("%g", f.Row.AtMost)
+		target, ratio, ratioTarget := "-", "-", "-"
+		switch {
+		case w.AtMost > 0:
+			target = fmt.Sprintf("at most %g", w.AtMost)
+		case w.AtLeast > 0:
+			target = fmt.Sprintf("at least %.0f", w.AtLeast)
 		}
-		if f.Row.Relay > 0 {
-			boundRatio = fmt.Sprintf("%.2f", f.Row.AtMost/f.Row.Relay)
+		switch {
+		case w.Multiple > 0:
+			ratioTarget = fmt.Sprintf("at most %.2f", w.Multiple)
+		case w.Relay > 0:
+			ratioTarget = fmt.Sprintf("at most %.2f", w.AtMost/w.Relay)
 		}
-		proxy, relay := f.Medians["zdm-proxy"], f.Medians["dual relay"]
-		if proxy > 0 && relay > 0 && f.Failed["zdm-proxy"] == "" {
+		proxy, relay := f.Medians[zdmProxy], f.Medians[dualRelay]
+		if proxy > 0 && relay > 0 && f.Failed[zdmProxy] == "" {
 			ratio = fmt.Sprintf("%.2f", proxy/relay)
 		}
-		table = append(table, append(line, bound, ratio, boundRatio))
+		table = append(table, append(line, target, ratio, ratioTarget))
 	}
 	return table
+}
+
+// cell is the median of a subject, and between what the rounds were.
+func (f *figures) cell(subject string) string {
+	rounds := f.values(subject)
+	switch {
+	case f.Failed[subject] != "":
+		return "failed"
+	case len(rounds) == 0:
+		return "-"
+	case len(rounds) == 1:
+		return format(rounds[0])
+	}
+	return fmt.Sprintf("%s (%s-%s)", format(f.Medians[subject]), format(slices.Min(rounds)), format(slices.Max(rounds)))
 }
 
 func format(v float64) string {
@@ -204,7 +223,7 @@ func (r *result) markdown() string {
 	for _, s := range r.Subjects {
 		versions = append(versions, strings.TrimSpace(s.Name+" "+s.Version))
 	}
-	fmt.Fprintf(&b, "Medians (least-most) of %d alternating rounds of %g s; idle memory is measured once.\n%s.\n\n", r.Rounds, r.Seconds, strings.Join(versions, ", "))
+	fmt.Fprintf(&b, "Medians (least-most) of %d alternating rounds of %g s; memory is measured once.\n%s.\n\n", r.Rounds, r.Seconds, strings.Join(versions, ", "))
 	for i, line := range r.cells() {
 		fmt.Fprintf(&b, "| %s |\n", strings.Join(line, " | "))
 		if i == 0 {

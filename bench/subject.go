@@ -1,121 +1,78 @@
 package main
 
 import (
-	"bufio"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
+	"math/big"
 	"net"
 	"net/http"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
+	"runtime"
 	"strings"
-	"sync"
-	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
-// Addresses of the parts; ports are chosen free.
-const (
-	originAddress = "127.68.1.1"
-	targetAddress = "127.68.2.1"
-	underTest     = "127.68.3.1"
-)
-
-// process is one part of the benchmark.
-type process struct {
+// subject is one of those that are compared, with a process for each setup that
+// was asked for.
+type subject struct {
 	name, version string
-	at            netip.AddrPort
-	cmd           *exec.Cmd
-	log           *tail // of its stderr
+	launch        func(setup) (*process, error)
+	running       map[setup]*process
 }
 
-// tail keeps the last few KB written to it.
-type tail struct {
-	mu sync.Mutex
-	b  []byte
-}
-
-func (t *tail) Write(b []byte) (int, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.b = append(t.b, b...)
-	t.b = t.b[max(0, len(t.b)-2000):]
-	return len(b), nil
-}
-
-func (t *tail) String() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return string(t.b)
-}
-
-func (p *process) stop() {
-	p.cmd.Process.Kill()
-	p.cmd.Wait()
-}
-
-// cpu is the CPU time that the process has used so far, user and system, from
-// its own clock (clock_getcpuclockid(3) makes the id the same way).
-func (p *process) cpu() (time.Duration, error) {
-	var ts unix.Timespec
-	const processClock = 2 // CPUCLOCK_SCHED of the whole process
-	if err := unix.ClockGettime(int32(^p.cmd.Process.Pid<<3|processClock), &ts); err != nil {
-		return 0, fmt.Errorf("CPU clock of %s: %w", p.name, err)
+// in returns the process of a setup, started when it is first asked for.
+func (s *subject) in(how setup) (*process, error) {
+	if p := s.running[how]; p != nil {
+		return p, nil
 	}
-	return time.Duration(ts.Nano()), nil
-}
-
-// resident is VmRSS in bytes.
-func (p *process) resident() (int64, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
-	if err != nil {
-		return 0, err
-	}
-	for line := range strings.Lines(string(b)) {
-		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
-			kb, err := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
-			return kb << 10, err
-		}
-	}
-	return 0, fmt.Errorf("no VmRSS of %s", p.name)
-}
-
-func command(name, path string, args ...string) *process {
-	p := &process{name: name, cmd: exec.Command(path, args...), log: &tail{}}
-	p.cmd.Stderr = p.log
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // nothing outlives the harness
-	return p
-}
-
-// startSelf starts another part of this binary, which prints where it listens.
-func startSelf(name string, args ...string) (*process, error) {
-	self, err := os.Executable()
+	p, err := s.launch(how)
 	if err != nil {
 		return nil, err
 	}
-	p := command(name, self, args...)
-	out, err := p.cmd.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
-	if err := p.cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start %s: %w", name, err)
-	}
-	lines := bufio.NewReader(out)
-	line, err := lines.ReadString('\n')
-	if err == nil {
-		p.at, err = netip.ParseAddrPort(strings.TrimSpace(line))
-	}
-	if err != nil {
-		p.stop()
-		return nil, fmt.Errorf("start %s: %w: %s", name, err, p.log)
-	}
+	p.name = s.name
+	s.running[how] = p
 	return p, nil
+}
+
+func (s *subject) stop() {
+	for _, p := range s.running {
+		p.stop()
+	}
+}
+
+// arena is what all subjects stand in: the nodes behind them, and a folder.
+type arena struct {
+	dir            string
+	origin, target netip.AddrPort
+	certificate    string // PEM file of the certificate for clients, and of its key
+}
+
+func newArena(dir string, origin, target netip.AddrPort) (*arena, error) {
+	a := &arena{dir: dir, origin: origin, target: target, certificate: filepath.Join(dir, "certificate.pem")}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), IsCA: true, BasicConstraintsValid: true, NotAfter: time.Now().Add(24 * time.Hour)}
+	cert, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		return nil, err
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, err
+	}
+	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert})
+	text = append(text, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})...)
+	return a, os.WriteFile(a.certificate, text, 0o600)
 }
 
 func freePort(address string) (netip.AddrPort, error) {
@@ -129,7 +86,19 @@ func freePort(address string) (netip.AddrPort, error) {
 
 var errMissing = errors.New("not installed")
 
-func startHAProxy(dir string, origin netip.AddrPort) (*process, error) {
+// relay is the bare dual relay, a part of this program.
+func (a *arena) relay() *subject {
+	return &subject{name: dualRelay, version: runtime.Version(), running: map[setup]*process{}, launch: func(how setup) (*process, error) {
+		args := []string{"relay", underTest + ":0", a.origin.String(), a.target.String()}
+		if how == secure {
+			args = append(args, a.certificate)
+		}
+		return startSelf(dualRelay, args...)
+	}}
+}
+
+// haproxy relays to Origin alone.
+func (a *arena) haproxy() (*subject, error) {
 	path, err := exec.LookPath("haproxy")
 	if err != nil {
 		path = "/usr/sbin/haproxy" // often not in a user's PATH
@@ -137,11 +106,24 @@ func startHAProxy(dir string, origin netip.AddrPort) (*process, error) {
 			return nil, errMissing
 		}
 	}
+	s := &subject{name: haproxy, running: map[setup]*process{}}
+	if out, err := exec.Command(path, "-v").Output(); err == nil {
+		s.version = strings.Fields(strings.TrimPrefix(string(out), "HAProxy version "))[0]
+	}
+	s.launch = func(how setup) (*process, error) { return a.startHAProxy(path, how) }
+	return s, nil
+}
+
+func (a *arena) startHAProxy(path string, how setup) (*process, error) {
 	at, err := freePort(underTest)
 	if err != nil {
 		return nil, err
 	}
-	file := filepath.Join(dir, "haproxy.cfg")
+	bind := at.String()
+	if how == secure {
+		bind += " ssl crt " + a.certificate
+	}
+	file := filepath.Join(a.dir, "haproxy.cfg")
 	config := fmt.Sprintf(`global
   maxconn 4096
 defaults
@@ -152,15 +134,12 @@ defaults
 listen bench
   bind %s
   server origin %s
-`, at, origin)
+`, bind, a.origin)
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		return nil, err
 	}
-	p := command("haproxy", path, "-db", "-f", file)
+	p := command(haproxy, path, "-db", "-f", file)
 	p.at = at
-	if out, err := exec.Command(path, "-v").Output(); err == nil {
-		p.version = strings.Fields(strings.TrimPrefix(string(out), "HAProxy version "))[0]
-	}
 	if err := p.cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start haproxy: %w", err)
 	}
@@ -173,7 +152,18 @@ listen bench
 	})
 }
 
-func startProxy(name, path string, origin, target netip.AddrPort) (*process, error) {
+// proxy is a binary of zdm-proxy.
+func (a *arena) proxy(name, path string) *subject {
+	s := &subject{name: name, running: map[setup]*process{}}
+	if out, err := exec.Command(path, "-version").Output(); err == nil && len(out) > 0 {
+		words := strings.Fields(string(out))
+		s.version = words[len(words)-1]
+	}
+	s.launch = func(how setup) (*process, error) { return a.startProxy(name, path, how) }
+	return s
+}
+
+func (a *arena) startProxy(name, path string, how setup) (*process, error) {
 	at, err := freePort(underTest)
 	if err != nil {
 		return nil, err
@@ -185,27 +175,31 @@ func startProxy(name, path string, origin, target netip.AddrPort) (*process, err
 	p := command(name, path)
 	p.at = at
 	set := func(name string, value any) { p.cmd.Env = append(p.cmd.Env, fmt.Sprintf("ZDM_%s=%v", name, value)) }
-	set("ORIGIN_CONTACT_POINTS", origin.Addr())
-	set("ORIGIN_PORT", origin.Port())
-	set("ORIGIN_USERNAME", "bench")
-	set("ORIGIN_PASSWORD", "bench")
-	set("TARGET_CONTACT_POINTS", target.Addr())
-	set("TARGET_PORT", target.Port())
-	set("TARGET_USERNAME", "bench")
-	set("TARGET_PASSWORD", "bench")
+	for side, node := range map[string]netip.AddrPort{"ORIGIN": a.origin, "TARGET": a.target} {
+		set(side+"_CONTACT_POINTS", node.Addr())
+		set(side+"_PORT", node.Port())
+		set(side+"_USERNAME", "bench")
+		set(side+"_PASSWORD", "bench")
+	}
 	set("PROXY_LISTEN_ADDRESS", at.Addr())
 	set("PROXY_LISTEN_PORT", at.Port())
 	set("PROXY_MAX_CLIENT_CONNECTIONS", 10_000)
 	set("METRICS_ADDRESS", metrics.Addr())
 	set("METRICS_PORT", metrics.Port())
+	switch how {
+	case secure:
+		for _, file := range []string{"CA", "CERT", "KEY"} {
+			set("PROXY_TLS_"+file+"_PATH", a.certificate)
+		}
+	case dualRead:
+		set("PHASE", "dual_read")
+	case targetOnly:
+		set("PHASE", "target_only")
+	}
 	for _, v := range os.Environ() { // so that a setting can be tried out
 		if name, _, _ := strings.Cut(v, "="); strings.HasPrefix(name, "ZDM_") || strings.HasPrefix(name, "GO") {
 			p.cmd.Env = append(p.cmd.Env, v)
 		}
-	}
-	if out, err := exec.Command(path, "-version").Output(); err == nil && len(out) > 0 {
-		words := strings.Fields(string(out))
-		p.version = words[len(words)-1]
 	}
 	if err := p.cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)
@@ -221,16 +215,4 @@ func startProxy(name, path string, origin, target netip.AddrPort) (*process, err
 		}
 		return nil
 	})
-}
-
-// await polls until the process is ready, and ends it when it does not become so.
-func (p *process) await(ready func() error) error {
-	var err error
-	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
-		if err = ready(); err == nil {
-			return nil
-		}
-	}
-	p.stop()
-	return fmt.Errorf("%s did not become ready: %w\n%s", p.name, err, p.log)
 }
