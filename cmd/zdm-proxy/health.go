@@ -110,6 +110,7 @@ func (h *health) serve(ctx context.Context, l net.Listener, log *slog.Logger) {
 			return
 		}
 	}
+	log.Info("metrics and health are served", "address", l.Addr())
 	stop := context.AfterFunc(ctx, func() {
 		short, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()

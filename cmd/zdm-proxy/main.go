@@ -11,9 +11,9 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"os/signal"
-	"sort"
 	"syscall"
 
 	"github.com/zdmproject/terraform-provider-zdm/internal/buildinfo"
@@ -56,15 +56,7 @@ func run(args, environ []string) int {
 		return exitCode(err)
 	}
 	if *printConfig {
-		values := cfg.Redacted()
-		names := make([]string, 0, len(values))
-		for name := range values {
-			names = append(names, name)
-		}
-		sort.Strings(names)
-		for _, name := range names {
-			fmt.Printf("%s: %q\n", name, values[name])
-		}
+		fmt.Print(cfg)
 		return 0
 	}
 	return exitCode(serveAlone(ctx, cfg, newLogger(cfg), *file))
@@ -112,9 +104,18 @@ func parse(values map[string]string) (*config.Config, error) {
 }
 
 func newLogger(cfg *config.Config) *slog.Logger {
-	o := &slog.HandlerOptions{Level: cfg.LogLevel}
+	o := &slog.HandlerOptions{Level: cfg.LogLevel, ReplaceAttr: writeAddresses}
 	if cfg.LogFormat == config.LogJSON {
 		return slog.New(slog.NewJSONHandler(os.Stderr, o))
 	}
 	return slog.New(slog.NewTextHandler(os.Stderr, o))
+}
+
+// writeAddresses has JSON show an address as text does, 127.0.0.1:9042, and not
+// as an object of its parts.
+func writeAddresses(_ []string, a slog.Attr) slog.Attr {
+	if address, ok := a.Value.Any().(net.Addr); ok {
+		a.Value = slog.StringValue(address.String())
+	}
+	return a
 }
