@@ -94,6 +94,7 @@ func removeStale(socket string) error {
 func (p *controlled) routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+control.PathStatus, func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, p.status()) })
+	mux.HandleFunc("GET "+control.PathMetrics, p.metrics)
 	mux.HandleFunc("PUT "+control.PathConfig, take(p.configure))
 	mux.HandleFunc("POST "+control.PathPhasePrepare, take(p.prepare))
 	mux.HandleFunc("POST "+control.PathPhase, take(p.setPhase))
@@ -202,6 +203,18 @@ func (p *controlled) configure(_ context.Context, c control.Config) (int, error)
 	p.health = newHealth(srv, cfg)
 	p.wg.Go(func() { _ = srv.Serve(p.life) }) // it ends without an error when life does
 	return http.StatusOK, nil
+}
+
+// metrics are there for the agent whatever the settings say of the metrics port.
+func (p *controlled) metrics(w http.ResponseWriter, r *http.Request) {
+	p.mu.Lock()
+	h := p.health
+	p.mu.Unlock()
+	if h == nil {
+		reply(w, http.StatusConflict, control.Error{Text: "no configuration yet; send one first"})
+		return
+	}
+	h.all.ServeHTTP(w, r)
 }
 
 func (p *controlled) server() (*proxy.Server, error) {

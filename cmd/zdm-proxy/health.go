@@ -27,6 +27,7 @@ type health struct {
 	cfg      *config.Config
 	started  atomic.Bool // the client port is open
 	draining atomic.Bool
+	all      http.Handler // the metrics
 	http     http.Server
 }
 
@@ -35,7 +36,7 @@ func newHealth(srv *proxy.Server, cfg *config.Config) *health {
 	mux := http.NewServeMux()
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	all := promhttp.HandlerFor(prometheus.Gatherers{registry, srv.Metrics().Registry}, promhttp.HandlerOpts{EnableOpenMetrics: true})
+	h.all = promhttp.HandlerFor(prometheus.Gatherers{registry, srv.Metrics().Registry}, promhttp.HandlerOpts{EnableOpenMetrics: true})
 	mux.HandleFunc("/metrics", func(w http.ResponseWriter, r *http.Request) {
 		if !cfg.Metrics.Enabled {
 			http.NotFound(w, r) // health goes on: probes need it
@@ -45,7 +46,7 @@ func newHealth(srv *proxy.Server, cfg *config.Config) *health {
 			http.Error(w, "Proxy metrics haven't been initialized yet.", http.StatusServiceUnavailable)
 			return
 		}
-		all.ServeHTTP(w, r)
+		h.all.ServeHTTP(w, r)
 	})
 	mux.HandleFunc("/health/liveness", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("OK")) })
 	mux.HandleFunc("/health/readiness", func(w http.ResponseWriter, r *http.Request) {

@@ -23,6 +23,7 @@ import (
 // Paths of the calls.
 const (
 	PathStatus       = "/status"        // GET -> Status
+	PathMetrics      = "/metrics"       // GET -> the metrics as Prometheus reads them
 	PathConfig       = "/config"        // PUT Config -> Status; 422 with Error.Problems
 	PathPhasePrepare = "/phase/prepare" // POST Phase -> 204; 409 with the proof that failed
 	PathPhase        = "/phase"         // POST Phase -> Status; takes effect before the answer
