@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/zdmproject/terraform-provider-zdm/appliance/adminapi"
+	"github.com/zdmproject/terraform-provider-zdm/appliance/recent"
 	"github.com/zdmproject/terraform-provider-zdm/appliance/store"
 	"github.com/zdmproject/terraform-provider-zdm/appliance/supervise"
 )
@@ -26,6 +27,9 @@ const (
 	termGrace = 5 * time.Second
 	// alignInterval is how soon a process that missed a phase is told again.
 	alignInterval = 500 * time.Millisecond
+	// sequenceStep is how many numbers of events are stored as given out at once,
+	// so that an event costs no write of the record.
+	sequenceStep = 4096
 )
 
 // Options of an Agent.
@@ -34,6 +38,12 @@ type Options struct {
 	Maker   supervise.Maker
 	Log     *slog.Logger
 	Version string
+	// Events and Logs are where the agent tells what happens, and keeps what its
+	// processes write.
+	Events *recent.Events
+	Logs   *recent.Logs
+	// BootID is another one after each start of the machine.
+	BootID string
 	// ReadyTimeout bounds how long a new process may take until it is ready to
 	// serve, DrainTimeout how long an old one may take to answer what is in
 	// flight. 0 means the default.
@@ -49,10 +59,9 @@ type Options struct {
 // Agent is the agent of one instance.
 type Agent struct {
 	// Set by New, then read only.
-	o      Options
-	log    *slog.Logger
-	events *ring
-	start  time.Time
+	o     Options
+	log   *slog.Logger
+	start time.Time
 
 	// operations reach the owner one at a time; finished are the ends of tasks.
 	operations chan func()
@@ -99,8 +108,8 @@ type view struct {
 
 // New checks the options; it starts nothing.
 func New(o Options) (*Agent, error) {
-	if o.Store == nil || o.Maker == nil || o.Log == nil {
-		return nil, errors.New("agent: Store, Maker and Log are needed")
+	if o.Store == nil || o.Maker == nil || o.Log == nil || o.Events == nil || o.Logs == nil {
+		return nil, errors.New("agent: Store, Maker, Log, Events and Logs are needed")
 	}
 	if o.ReadyTimeout == 0 {
 		o.ReadyTimeout = DefaultReadyTimeout
@@ -115,7 +124,7 @@ func New(o Options) (*Agent, error) {
 		o: o, log: o.Log, start: o.Now().UTC(), rec: o.Store.Record(),
 		operations: make(chan func()), finished: make(chan func()), stopped: make(chan struct{}),
 	}
-	a.events = &ring{now: o.Now, next: max(1, a.rec.EventSequence)}
+	o.Events.Reserve(a.rec.EventSequence)
 	for _, report := range o.Store.Reports() {
 		a.report("store: %s", report)
 	}
@@ -128,7 +137,7 @@ func New(o Options) (*Agent, error) {
 func (a *Agent) Serve(ctx context.Context) error {
 	a.tasks, a.cancelTasks = context.WithCancel(context.WithoutCancel(ctx))
 	defer a.cancelTasks()
-	if err := a.save(a.rec); err != nil {
+	if err := a.begin(); err != nil {
 		close(a.stopped)
 		return err
 	}
@@ -170,6 +179,16 @@ func (a *Agent) Serve(ctx context.Context) error {
 	return nil
 }
 
+// begin makes the record that of this life.
+func (a *Agent) begin() error {
+	rec := a.rec
+	if d := rec.Drain; d != nil && d.UntilReboot && d.BootID != a.o.BootID {
+		rec.Drain = nil
+		a.note(adminapi.EventDrain, "the machine was started anew, which ends the drain of %s", d.Since.Format(time.RFC3339))
+	}
+	return a.save(rec)
+}
+
 // leave lets go of the process that runs, or ends it.
 func (a *Agent) leave() {
 	p := a.current
@@ -202,35 +221,9 @@ func (a *Agent) task(work func(context.Context) func()) {
 	go func() { a.finished <- work(a.tasks) }()
 }
 
-// answer is what an operation ends in.
-type answer struct {
-	body any
-	etag string // "" for none
-	err  error
-}
-
-// do runs an operation in the owner and waits for its answer. If ctx ends
-// before, the operation goes on without being waited for.
-func (a *Agent) do(ctx context.Context, operate func(reply func(answer))) answer {
-	answers := make(chan answer, 1)
-	select {
-	case a.operations <- func() { operate(func(r answer) { answers <- r }) }:
-	case <-a.stopped:
-		return answer{err: problem(conflict, "the agent is ending; try again when it has been started again")}
-	case <-ctx.Done():
-		return answer{err: ctx.Err()}
-	}
-	select {
-	case r := <-answers:
-		return r
-	case <-ctx.Done():
-		return answer{err: ctx.Err()}
-	}
-}
-
 // save makes rec durable and then the agent's.
 func (a *Agent) save(rec store.Record) error {
-	if next := a.events.sequence(); next+sequenceStep/2 > rec.EventSequence {
+	if next := a.o.Events.Next(); next+sequenceStep/2 > rec.EventSequence {
 		rec.EventSequence = next + sequenceStep
 	}
 	if err := a.o.Store.Save(rec); err != nil {
@@ -241,7 +234,7 @@ func (a *Agent) save(rec store.Record) error {
 }
 
 func (a *Agent) publish() {
-	if a.events.sequence() >= a.rec.EventSequence && a.tasks != nil {
+	if a.o.Events.Next() >= a.rec.EventSequence && a.tasks != nil {
 		if err := a.save(a.rec); err != nil {
 			a.log.Error("reserve numbers of events", "error", err)
 		}
@@ -257,20 +250,34 @@ func (a *Agent) publish() {
 func (a *Agent) report(format string, args ...any) {
 	text := fmt.Sprintf(format, args...)
 	a.log.Error(text)
-	a.events.add(kindError, "%s", text)
+	a.event(adminapi.EventError, text)
 }
 
 // note tells something that happened, in both places.
-func (a *Agent) note(kind, format string, args ...any) {
+func (a *Agent) note(kind adminapi.EventKind, format string, args ...any) {
 	text := fmt.Sprintf(format, args...)
 	a.log.Info(text, "kind", kind)
-	a.events.add(kind, "%s", text)
+	a.event(kind, text)
 }
 
-// free reports whether a change may begin now.
-func (a *Agent) free() *adminapi.Problem {
+func (a *Agent) event(kind adminapi.EventKind, text string) {
+	if err := a.o.Events.Add(kind, text); err != nil {
+		a.log.Error("events are in memory only", "cause", err)
+	}
+}
+
+// free refuses while a change is being made.
+func (a *Agent) free() error {
 	if a.busy != "" {
-		return problem(conflict, "%s; try again when that has ended", a.busy)
+		return adminapi.NewProblem(adminapi.Conflict, "%s; try again when that has ended", a.busy)
+	}
+	return nil
+}
+
+// unprepared refuses while a step is prepared.
+func (a *Agent) unprepared() error {
+	if p := a.prepared(); p != nil {
+		return adminapi.NewProblem(adminapi.Conflict, "a step to %s is prepared until %s; commit or abort it, or wait", p.Phase, p.Expires.Format("15:04:05 MST"))
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http/httptest"
@@ -18,8 +19,11 @@ import (
 	"time"
 
 	"github.com/zdmproject/terraform-provider-zdm/appliance"
+	"github.com/zdmproject/terraform-provider-zdm/appliance/access"
 	"github.com/zdmproject/terraform-provider-zdm/appliance/adminapi"
+	"github.com/zdmproject/terraform-provider-zdm/appliance/adminhttp"
 	"github.com/zdmproject/terraform-provider-zdm/appliance/client"
+	"github.com/zdmproject/terraform-provider-zdm/appliance/recent"
 	"github.com/zdmproject/terraform-provider-zdm/appliance/store"
 	"github.com/zdmproject/terraform-provider-zdm/appliance/supervise"
 	"github.com/zdmproject/terraform-provider-zdm/internal/secret"
@@ -29,6 +33,7 @@ import (
 
 const (
 	testToken = "token-of-the-tests-0123456789"
+	readToken = "token-of-one-who-reads-0123456789"
 	// Secrets of the test configuration: they must be nowhere but in the records.
 	originPassword = "hunter2-origin-Zq8"
 	targetPassword = "hunter2-target-Kw3"
@@ -78,6 +83,7 @@ type instance struct {
 	port  int
 	clock clock
 	log   logBuffer
+	boot  string // the machine's start, as the agent sees it
 
 	// Of the agent that runs.
 	cancel context.CancelFunc
@@ -125,8 +131,14 @@ func (in *instance) start() {
 	if err != nil {
 		in.t.Fatal(err)
 	}
+	events, err := recent.OpenEvents(filepath.Join(in.dir, "state", "events"), in.clock.now)
+	if err != nil {
+		in.t.Fatal(err)
+	}
+	logs := recent.NewLogs(in.clock.now)
+	log := slog.New(slog.NewJSONHandler(io.MultiWriter(&in.log, logs.Writer(adminapi.SourceAgent)), nil))
 	agent, err := appliance.New(appliance.Options{
-		Store: in.store, Maker: maker, Log: slog.New(slog.NewJSONHandler(&in.log, nil)), Version: "test",
+		Store: in.store, Maker: maker, Log: log, Version: "test", Events: events, Logs: logs, BootID: in.boot,
 		ReadyTimeout: 2 * time.Second, DrainTimeout: 2 * time.Second, Now: in.clock.now,
 	})
 	if err != nil {
@@ -135,7 +147,16 @@ func (in *instance) start() {
 	ctx, cancel := context.WithCancel(context.Background())
 	in.cancel, in.served = cancel, make(chan error, 1)
 	go func() { in.served <- agent.Serve(ctx) }()
-	in.server = httptest.NewUnstartedServer(agent.Handler(secret.New(testToken)))
+	rules, err := access.Parse([]byte("tokens: [{name: reader, role: read, sha256: " + access.HashToken(readToken) + "}]"))
+	if err != nil {
+		in.t.Fatal(err)
+	}
+	rules = rules.WithToken("tests", testToken)
+	handler := adminhttp.New(adminhttp.Options{
+		Agent: agent, Events: events, Logs: logs, Log: log, Metrics: adminhttp.NewMetrics(agent), Now: in.clock.now,
+		Gate: &access.Gate{Rules: func() *access.Rules { return rules }, Now: in.clock.now},
+	})
+	in.server = httptest.NewUnstartedServer(contract(in.t, handler))
 	in.server.StartTLS()
 	in.c = in.client(testToken)
 }
@@ -292,7 +313,7 @@ func wantProblem(t *testing.T, err error, kind string, status int) *adminapi.Pro
 	if !errors.As(err, &p) {
 		t.Fatalf("got %v (%T), want a problem of type %s", err, err, kind)
 	}
-	if p.Type != kind || p.Status != status {
+	if string(p.Kind()) != kind || p.Status != status {
 		t.Fatalf("got %d %s (%s), want %d %s", p.Status, p.Type, p.Detail, status, kind)
 	}
 	return p

@@ -1,50 +1,48 @@
 package appliance
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/zdmproject/terraform-provider-zdm/appliance/adminapi"
 	"github.com/zdmproject/terraform-provider-zdm/appliance/store"
 	"github.com/zdmproject/terraform-provider-zdm/internal/secret"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/config"
-	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
 )
 
 // putConfig is the transaction of the package comment.
-func (a *Agent) putConfig(in adminapi.Config, ifMatch uint64, reply func(answer)) {
-	refuse := func(p *adminapi.Problem) { reply(answer{err: p}) }
+func (a *Agent) putConfig(in adminapi.Config, ifMatch uint64, answer reply[adminapi.Config]) {
 	doc := a.document(in)
 	committed := a.rec.Committed
 	if committed != nil && doc.ClusterID != committed.ClusterID {
-		refuse(problem(conflict, "this instance belongs to cluster %q, not %q; use its own cluster, or begin with an empty state folder", committed.ClusterID, doc.ClusterID))
+		answer.refuse(adminapi.NewProblem(adminapi.Conflict, "this instance belongs to cluster %q, not %q; use its own cluster, or begin with an empty state folder", committed.ClusterID, doc.ClusterID))
 		return
 	}
-	if p := a.free(); p != nil {
-		refuse(p)
+	if err := a.free(); err != nil {
+		answer.refuse(err)
 		return
 	}
 	// A repeated PUT whose first answer was lost has a stale If-Match and is a
 	// success all the same (RFC 9110, 13.1.1 allows it).
 	if doc.Equal(committed) {
-		reply(a.configAnswer())
+		answer(a.nowConfig(), nil)
 		return
 	}
 	if generation := generationOf(committed); ifMatch != generation {
-		refuse(problem(stale, "generation is %d, the request was for %d; read it again and decide anew", generation, ifMatch))
+		answer.refuse(adminapi.NewProblem(adminapi.Stale, "generation is %d, the request was for %d; read it again and decide anew", generation, ifMatch))
 		return
 	}
-	if prepared := a.prepared(); prepared != nil {
-		refuse(problem(conflict, "a step to %s is prepared until %s; commit or abort it, or wait", prepared.Phase, prepared.Expires.Format("15:04:05 MST")))
+	if err := a.unprepared(); err != nil {
+		answer.refuse(err)
 		return
 	}
 	if err := check(in, doc); err != nil {
-		reply(answer{err: err})
+		answer.refuse(err)
 		return
 	}
 
@@ -53,10 +51,10 @@ func (a *Agent) putConfig(in adminapi.Config, ifMatch uint64, reply func(answer)
 	doc.Generation = rec.LastGeneration
 	rec.Wanted = doc
 	if err := a.save(rec); err != nil {
-		reply(answer{err: err})
+		answer.refuse(err)
 		return
 	}
-	a.note(kindConfig, "applying generation %d", doc.Generation)
+	a.note(adminapi.EventConfig, "applying generation %d", doc.Generation)
 	commit := func() error {
 		rec := a.rec
 		rec.Committed, rec.Wanted = doc, nil
@@ -64,8 +62,8 @@ func (a *Agent) putConfig(in adminapi.Config, ifMatch uint64, reply func(answer)
 	}
 	a.replace(doc, fmt.Sprintf("generation %d is being applied", doc.Generation), commit, func(err error) {
 		if err == nil {
-			a.note(kindConfig, "generation %d is in force", doc.Generation)
-			reply(a.configAnswer())
+			a.note(adminapi.EventConfig, "generation %d is in force", doc.Generation)
+			answer(a.nowConfig(), nil)
 			return
 		}
 		rec := a.rec
@@ -75,7 +73,7 @@ func (a *Agent) putConfig(in adminapi.Config, ifMatch uint64, reply func(answer)
 			err = errors.Join(err, fmt.Errorf("going back to generation %d: %w", generationOf(committed), back))
 		}
 		a.report("generation %d was not applied: %v", doc.Generation, err)
-		reply(answer{err: failed(err, keeps(committed))})
+		answer.refuse(failed(err, keeps(committed)))
 	})
 }
 
@@ -169,13 +167,13 @@ func check(in adminapi.Config, doc *store.Document) error {
 	return &config.Error{Problems: problems}
 }
 
-// configAnswer shows the document that is being applied, or runs.
-func (a *Agent) configAnswer() answer {
+// nowConfig is Config as the owner sees it now.
+func (a *Agent) nowConfig() adminapi.Config {
 	a.publish()
-	return configOf(a.view.Load())
+	return a.Config()
 }
 
-func configOf(v *view) answer {
+func configOf(v *view) adminapi.Config {
 	out := adminapi.Config{Settings: map[string]string{}, Running: v.running}
 	doc := v.rec.Committed
 	if v.rec.Wanted != nil {
@@ -188,33 +186,29 @@ func configOf(v *view) answer {
 			out.Secrets[name] = value.Digest(v.rec.Salt)
 		}
 	}
-	return answer{body: out, etag: strconv.FormatUint(out.Generation, 10)}
+	return out
 }
 
 // restart replaces the process by one with the same configuration.
-func (a *Agent) restart(reason string, reply func(answer)) {
+func (a *Agent) restart(reason string, answer reply[struct{}]) {
 	doc := a.rec.Committed
 	if doc == nil {
-		reply(answer{err: problem(notReady, "the instance is locked: it has no configuration to run; PUT one to %s", adminapi.PathConfig)})
+		answer.refuse(adminapi.NewProblem(adminapi.NotReady, "the instance is locked: it has no configuration to run; PUT one to %s", adminapi.PathConfig))
 		return
 	}
-	if p := a.free(); p != nil {
-		reply(answer{err: p})
+	if err := cmp.Or(a.free(), a.unprepared()); err != nil {
+		answer.refuse(err)
 		return
 	}
-	if prepared := a.prepared(); prepared != nil {
-		reply(answer{err: problem(conflict, "a step to %s is prepared until %s; commit or abort it, or wait", prepared.Phase, prepared.Expires.Format("15:04:05 MST"))})
-		return
-	}
-	a.note(kindProcess, "restarting generation %d; reason: %q", doc.Generation, reason)
+	a.note(adminapi.EventProcess, "restarting generation %d; reason: %q", doc.Generation, reason)
 	a.replace(doc, "the proxy is being restarted", func() error { return nil }, func(err error) {
 		if err != nil {
 			a.report("restart: %v", err)
-			reply(answer{err: failed(err, "the process that ran before runs on; correct the cause and restart again")})
+			answer.refuse(failed(err, "the process that ran before runs on; correct the cause and restart again"))
 			return
 		}
 		a.publish()
-		reply(answer{})
+		answer(struct{}{}, nil)
 	})
 }
 
@@ -256,7 +250,7 @@ func (a *Agent) handOver(next *proxy, g goal, commit func() error, done func(err
 	a.stopRise()
 	a.handing = true
 	takeOver := old != nil && old.serving
-	if !takeOver && g.phase != phase.None {
+	if !takeOver && g.open {
 		a.current = nil // giveSockets ends it, which is no crash
 	}
 	before := a.current
@@ -269,7 +263,7 @@ func (a *Agent) handOver(next *proxy, g goal, commit func() error, done func(err
 			case err != nil:
 				a.kill(next)
 			default:
-				next.epoch, next.serving = g.epoch, g.phase != phase.None
+				next.epoch, next.serving = g.epoch, g.open
 				a.current = next
 				if err = commit(); err != nil {
 					a.current = before
@@ -285,7 +279,7 @@ func (a *Agent) handOver(next *proxy, g goal, commit func() error, done func(err
 			}
 			a.riseError = ""
 			a.backoff.Reset()
-			a.note(kindProcess, "%s has taken over with generation %d", next, next.generation)
+			a.note(adminapi.EventProcess, "%s has taken over with generation %d", next, next.generation)
 			a.releaseOld(old, func() { a.handedOver(before, rising, func() { done(nil) }) })
 		}
 	})
@@ -339,7 +333,7 @@ func ended(p *proxy) bool {
 // giveSockets has next open its ports. One that was on its way to serve would be
 // in between, so it is ended first; it has no clients.
 func (a *Agent) giveSockets(ctx context.Context, old, next *proxy, g goal, takeOver bool) error {
-	if old != nil && !takeOver && g.phase != phase.None {
+	if old != nil && !takeOver && g.open {
 		a.kill(old)
 		select {
 		case <-old.Done():
@@ -347,7 +341,7 @@ func (a *Agent) giveSockets(ctx context.Context, old, next *proxy, g goal, takeO
 			return fmt.Errorf("%s does not end", old)
 		}
 	}
-	if g.phase == phase.None {
+	if !g.open {
 		return nil
 	}
 	if takeOver {

@@ -63,6 +63,10 @@ func runFake(socket string) int {
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+control.PathStatus, func(w http.ResponseWriter, r *http.Request) { f.reply(w, nil) })
+	mux.HandleFunc("GET "+control.PathMetrics, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; version=0.0.4")
+		fmt.Fprintln(w, "fake_requests_total 7")
+	})
 	mux.HandleFunc("PUT "+control.PathConfig, f.config)
 	mux.HandleFunc("POST "+control.PathPhasePrepare, f.prepare)
 	mux.HandleFunc("POST "+control.PathPhase, f.phase)

@@ -26,6 +26,7 @@ const (
 	greetTimeout = 10 * time.Second
 	pollInterval = 20 * time.Millisecond
 	maxStatus    = 1 << 20
+	maxMetrics   = 16 << 20
 	// endNotice is how much later than its connections the end of a process may
 	// be noticed.
 	endNotice = 250 * time.Millisecond
@@ -62,19 +63,32 @@ func (p *proxy) String() string { return fmt.Sprintf("%s (pid %d)", p.Name(), p.
 // call makes one call; out may be nil. An answer that is not a success is a
 // *control.Error.
 func (p *proxy) call(ctx context.Context, bound time.Duration, method, path string, in, out any) error {
+	answer, _, err := p.exchange(ctx, bound, method, path, in, maxStatus)
+	if err != nil || out == nil {
+		return err
+	}
+	if err := json.Unmarshal(answer, out); err != nil {
+		return fmt.Errorf("call %s of %s: %w", path, p, err)
+	}
+	return nil
+}
+
+// exchange is call for an answer of any kind, up to so many bytes, which comes
+// with its media type.
+func (p *proxy) exchange(ctx context.Context, bound time.Duration, method, path string, in any, most int64) (answer []byte, media string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, bound)
 	defer cancel()
 	var body io.Reader
 	if in != nil {
 		b, err := json.Marshal(in)
 		if err != nil {
-			return err
+			return nil, "", err
 		}
 		body = bytes.NewReader(b)
 	}
 	req, err := http.NewRequestWithContext(ctx, method, "http://proxy"+path, body)
 	if err != nil {
-		return err
+		return nil, "", err
 	}
 	if in != nil {
 		req.Header.Set("Content-Type", "application/json")
@@ -83,34 +97,32 @@ func (p *proxy) call(ctx context.Context, bound time.Duration, method, path stri
 	if err != nil {
 		var timeout net.Error
 		if errors.As(err, &timeout) && timeout.Timeout() && ctx.Err() != nil {
-			return fmt.Errorf("%s does not answer its control socket: waited %s for %s: %w", p, bound, path, context.Cause(ctx))
+			return nil, "", fmt.Errorf("%s does not answer its control socket: waited %s for %s: %w", p, bound, path, context.Cause(ctx))
 		}
-		return fmt.Errorf("call %s of %s: %w", path, p, err)
+		return nil, "", fmt.Errorf("call %s of %s: %w", path, p, err)
 	}
 	defer resp.Body.Close()
-	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxStatus))
+	answer, err = io.ReadAll(io.LimitReader(resp.Body, most))
 	if err != nil {
-		return fmt.Errorf("call %s of %s: %w", path, p, err)
+		return nil, "", fmt.Errorf("call %s of %s: %w", path, p, err)
 	}
 	if resp.StatusCode > 299 {
 		refused := &control.Error{}
 		if json.Unmarshal(answer, refused) != nil || refused.Text == "" {
 			refused.Text = fmt.Sprintf("%s answered %s to %s", p, resp.Status, path)
 		}
-		return refused
+		return nil, "", refused
 	}
-	if out == nil {
-		return nil
-	}
-	if err := json.Unmarshal(answer, out); err != nil {
-		return fmt.Errorf("call %s of %s: %w", path, p, err)
-	}
-	return nil
+	return answer, resp.Header.Get("Content-Type"), nil
 }
 
 func (p *proxy) status(ctx context.Context, bound time.Duration) (*control.Status, error) {
 	st := &control.Status{}
 	return st, p.call(ctx, bound, http.MethodGet, control.PathStatus, nil, st)
+}
+
+func (p *proxy) metrics(ctx context.Context) (text []byte, media string, err error) {
+	return p.exchange(ctx, callTimeout, http.MethodGet, control.PathMetrics, nil, maxMetrics)
 }
 
 func (p *proxy) setPhase(ctx context.Context, ph phase.Phase, epoch uint64) error {
@@ -134,6 +146,7 @@ type goal struct {
 	doc   *store.Document
 	phase phase.Phase
 	epoch uint64
+	open  bool // the client port
 }
 
 // lift brings a process, wherever in its life it is, to where it may serve the

@@ -6,6 +6,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/zdmproject/terraform-provider-zdm/appliance/adminapi"
 	"github.com/zdmproject/terraform-provider-zdm/appliance/store"
 	"github.com/zdmproject/terraform-provider-zdm/appliance/supervise"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/control"
@@ -13,11 +14,15 @@ import (
 )
 
 // rise is the way of current to where it serves what is stored.
-type rise struct{ cancel context.CancelFunc }
+type rise struct {
+	cancel context.CancelFunc
+	ended  chan struct{} // closed when it is the agent's rise no more
+}
 
 // goalOf is what a process with doc is to run now.
 func (a *Agent) goalOf(doc *store.Document) goal {
-	return goal{doc: doc, phase: a.rec.Phase.Phase, epoch: a.rec.Phase.Epoch}
+	p := a.rec.Phase
+	return goal{doc: doc, phase: p.Phase, epoch: p.Epoch, open: p.Phase != phase.None && a.rec.Drain == nil}
 }
 
 func (a *Agent) startProcess() (*proxy, error) {
@@ -25,7 +30,16 @@ func (a *Agent) startProcess() (*proxy, error) {
 	if err != nil {
 		return nil, err
 	}
+	a.keepOutput(p)
 	return newProxy(p, time.Now()), nil
+}
+
+// keepOutput has the lines of a process kept until it ends.
+func (a *Agent) keepOutput(p supervise.Process) {
+	a.task(func(ctx context.Context) func() {
+		p.Follow(ctx, func(line string) { a.o.Logs.Add(p.Name(), line) })
+		return func() {}
+	})
 }
 
 // raise brings current, or a new process in its place, to where it serves what
@@ -43,12 +57,12 @@ func (a *Agent) raise() {
 		}
 		p.generation = a.rec.Committed.Generation
 		a.current = p
-		a.note(kindProcess, "started %s with generation %d", p, p.generation)
+		a.note(adminapi.EventProcess, "started %s with generation %d", p, p.generation)
 	}
 	p, g := a.current, a.goalOf(a.rec.Committed)
-	open := g.phase != phase.None && !p.serving
+	open := g.open && !p.serving
 	ctx, cancel := context.WithCancel(a.tasks)
-	r := &rise{cancel}
+	r := &rise{cancel, make(chan struct{})}
 	a.rise = r
 	a.task(func(context.Context) func() {
 		defer cancel()
@@ -61,6 +75,7 @@ func (a *Agent) raise() {
 				return
 			}
 			a.rise = nil
+			close(r.ended)
 			if err != nil {
 				if a.stopping {
 					return
@@ -71,11 +86,14 @@ func (a *Agent) raise() {
 				return
 			}
 			a.riseError = ""
-			p.epoch, p.serving = g.epoch, g.phase != phase.None
-			if p.serving {
-				a.note(kindProcess, "%s serves generation %d in phase %s", p, p.generation, g.phase)
-			} else {
-				a.note(kindProcess, "%s is ready with generation %d; the client port is closed until there is a phase", p, p.generation)
+			p.epoch, p.serving = g.epoch, p.serving || open
+			switch {
+			case p.serving:
+				a.note(adminapi.EventProcess, "%s serves generation %d in phase %s", p, p.generation, g.phase)
+			case g.phase != phase.None:
+				a.note(adminapi.EventProcess, "%s is ready with generation %d in phase %s; the client port is closed until the instance is resumed", p, p.generation, g.phase)
+			default:
+				a.note(adminapi.EventProcess, "%s is ready with generation %d; the client port is closed until there is a phase", p, p.generation)
 			}
 			a.align()
 		}
@@ -107,6 +125,7 @@ func (a *Agent) crashed() {
 func (a *Agent) stopRise() {
 	if a.rise != nil {
 		a.rise.cancel()
+		close(a.rise.ended)
 		a.rise = nil
 	}
 	a.riseTimer = nil
@@ -125,7 +144,7 @@ func (a *Agent) retire(p *proxy) {
 			p.Release()
 			switch {
 			case err == nil:
-				a.note(kindProcess, "%s has drained and ended: %s", p, p.Exit())
+				a.note(adminapi.EventProcess, "%s has drained and ended: %s", p, p.Exit())
 			case ctx.Err() == nil:
 				a.report("end %s: %v", p, err)
 			}
@@ -145,8 +164,12 @@ func (a *Agent) align() {
 	if p == nil || a.rise != nil || a.busy != "" || a.aligning || a.stopping || a.inPhase(p) {
 		return
 	}
-	a.aligning = true
 	g := a.goalOf(a.rec.Committed)
+	if p.serving && !g.open {
+		a.shut(p, func() {})
+		return
+	}
+	a.aligning = true
 	serving := p.serving
 	a.task(func(ctx context.Context) func() {
 		err := p.enter(ctx, g, serving)
@@ -164,9 +187,10 @@ func procOf(p *proxy) supervise.Process {
 	return p.Process
 }
 
-// inPhase: p runs the stored phase with its port open.
+// inPhase: p runs the stored phase, with its port open unless it is drained.
 func (a *Agent) inPhase(p *proxy) bool {
-	return a.rec.Phase.Phase == phase.None || (p.serving && p.epoch == a.rec.Phase.Epoch)
+	g := a.goalOf(nil)
+	return g.phase == phase.None || (p.serving == g.open && p.epoch == g.epoch)
 }
 
 // enter applies a phase in a running process.
@@ -174,7 +198,7 @@ func (p *proxy) enter(ctx context.Context, g goal, serving bool) error {
 	if err := p.setPhase(ctx, g.phase, g.epoch); err != nil {
 		return fmt.Errorf("enter %s in %s: %w", g.phase, p, err)
 	}
-	if serving {
+	if serving || !g.open {
 		return nil
 	}
 	if err := p.serve(ctx, ""); err != nil {
@@ -185,7 +209,7 @@ func (p *proxy) enter(ctx context.Context, g goal, serving bool) error {
 
 func (a *Agent) entered(p *proxy, g goal, err error) {
 	if err == nil {
-		p.epoch, p.serving = g.epoch, true
+		p.epoch, p.serving = g.epoch, p.serving || g.open
 		if a.current == p {
 			a.riseError = ""
 		}
@@ -208,6 +232,7 @@ func (a *Agent) adopt(ctx context.Context) error {
 	statuses := make([]*control.Status, len(running))
 	for i, process := range running {
 		found[i] = newProxy(process, a.start)
+		a.keepOutput(process)
 		if statuses[i], err = found[i].status(ctx, callTimeout/2); err != nil {
 			// It holds the port, perhaps, and cannot be spoken to.
 			a.report("%v; killing it", err)
@@ -231,13 +256,13 @@ func (a *Agent) adopt(ctx context.Context) error {
 		case i == best:
 			p.generation, p.epoch, p.serving = st.Generation, st.Epoch, st.State == control.Serving
 			a.current = p
-			a.note(kindProcess, "adopted %s, which is %s with generation %d", p, st.State, st.Generation)
+			a.note(adminapi.EventProcess, "adopted %s, which is %s with generation %d", p, st.State, st.Generation)
 			a.trustEpoch(st)
 		case st.State == control.Serving || st.State == control.Draining:
-			a.note(kindProcess, "%s is left from before; it drains", p)
+			a.note(adminapi.EventProcess, "%s is left from before; it drains", p)
 			a.retire(p)
 		default:
-			a.note(kindProcess, "%s is left from before and serves nobody; it is ended", p)
+			a.note(adminapi.EventProcess, "%s is left from before and serves nobody; it is ended", p)
 			a.kill(p)
 		}
 	}
@@ -272,11 +297,11 @@ func (a *Agent) settleWanted(found []*proxy, statuses []*control.Status) error {
 	for i, st := range statuses {
 		if st != nil && st.State == control.Serving && st.Generation == wanted.Generation {
 			rec.Committed = wanted
-			a.note(kindConfig, "generation %d serves in %s since before the agent ended; it is kept", wanted.Generation, found[i])
+			a.note(adminapi.EventConfig, "generation %d serves in %s since before the agent ended; it is kept", wanted.Generation, found[i])
 			return a.save(rec)
 		}
 	}
-	a.note(kindConfig, "generation %d was being applied when the agent ended; it is given up", wanted.Generation)
+	a.note(adminapi.EventConfig, "generation %d was being applied when the agent ended; it is given up", wanted.Generation)
 	return a.save(rec)
 }
 

@@ -2,6 +2,7 @@ package appliance
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -14,12 +15,15 @@ import (
 // what the agent knows.
 const statusTimeout = 2 * time.Second
 
-// status looks at the owner's view and asks the process.
-func (a *Agent) status(ctx context.Context) adminapi.Status {
+// statusErrors is how many of the last errors a status shows.
+const statusErrors = 10
+
+// Status looks at the owner's view and asks the process.
+func (a *Agent) Status(ctx context.Context) adminapi.Status {
 	v := a.view.Load()
 	st := adminapi.Status{
 		State: adminapi.Locked, Version: a.o.Version, Started: a.start, Running: v.running,
-		Phase: phaseOf(v, a.o.Now()).body.(adminapi.Phase), Restarts: v.restarts, Child: v.output, Errors: a.events.errors(),
+		Phase: phaseOf(v, a.o.Now()), Marks: marksOf(v).Marks, Restarts: v.restarts, Child: v.output, Errors: a.o.Events.Errors(statusErrors),
 	}
 	doc := v.rec.Committed
 	if doc != nil {
@@ -27,6 +31,9 @@ func (a *Agent) status(ctx context.Context) adminapi.Status {
 		if v.rec.Phase.Phase != phase.None {
 			st.State = adminapi.Serving
 		}
+	}
+	if d := v.rec.Drain; d != nil {
+		st.State, st.Drain = adminapi.Drained, &adminapi.Drain{Since: d.Since, Reason: d.Reason, Caller: d.Caller, UntilReboot: d.UntilReboot}
 	}
 	if v.rec.Wanted != nil {
 		doc = v.rec.Wanted
@@ -37,6 +44,9 @@ func (a *Agent) status(ctx context.Context) adminapi.Status {
 	not := func(format string, args ...any) { st.NotReady = append(st.NotReady, fmt.Sprintf(format, args...)) }
 	if v.rec.Committed == nil {
 		not("the instance is locked; PUT a configuration to %s", adminapi.PathConfig)
+	}
+	if st.Drain != nil {
+		not("the instance is drained since %s by %s%s; resume it with POST %s", st.Drain.Since.Format(time.RFC3339), st.Drain.Caller, because(st.Drain.Reason), adminapi.PathResume)
 	}
 	if v.busy != "" && st.Running != st.Generation {
 		not("%s", v.busy)
@@ -54,6 +64,20 @@ func (a *Agent) status(ctx context.Context) adminapi.Status {
 	}
 	st.Ready = len(st.NotReady) == 0
 	return st
+}
+
+// ProxyMetrics are the metrics of the process that serves, and their media type.
+func (a *Agent) ProxyMetrics(ctx context.Context) (text []byte, media string, err error) {
+	p := a.view.Load().current
+	if p == nil {
+		return nil, "", errors.New("no proxy process runs")
+	}
+	return p.metrics(ctx)
+}
+
+// LongestChange bounds how long a call may take.
+func (a *Agent) LongestChange() time.Duration {
+	return a.o.ReadyTimeout + a.o.DrainTimeout + handOverTimeout + 2*termGrace
 }
 
 func (a *Agent) askProxy(ctx context.Context, v *view, st *adminapi.Status, not func(string, ...any)) {
@@ -74,7 +98,7 @@ func (a *Agent) askProxy(ctx context.Context, v *view, st *adminapi.Status, not 
 	case stored.Phase == phase.None:
 	case own.Phase != stored.Phase || own.Epoch != stored.Epoch:
 		not("the proxy process does not run the stored phase %s (epoch %d) yet", stored.Phase, stored.Epoch)
-	case own.State != control.Serving && v.riseError == "":
+	case own.State != control.Serving && v.riseError == "" && v.rec.Drain == nil:
 		not("the client port is not open yet")
 	}
 }

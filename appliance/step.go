@@ -35,35 +35,37 @@ func same(token, known string) bool {
 }
 
 // prepareStep proves that a step can be taken, and takes a lease on it.
-func (a *Agent) prepareStep(in adminapi.PrepareRequest, ifMatch uint64, reply func(answer)) {
-	refuse := func(k kind, format string, args ...any) { reply(answer{err: problem(k, format, args...)}) }
+func (a *Agent) prepareStep(in adminapi.PrepareRequest, ifMatch uint64, answer reply[adminapi.Phase]) {
+	refuse := func(k adminapi.Kind, format string, args ...any) {
+		answer.refuse(adminapi.NewProblem(k, format, args...))
+	}
 	from, epoch := a.rec.Phase.Phase, a.rec.Phase.Epoch
-	if p := a.free(); p != nil {
-		reply(answer{err: p})
+	if err := a.free(); err != nil {
+		answer.refuse(err)
 		return
 	}
 	if ifMatch != epoch {
-		refuse(stale, "epoch is %d, the request was for %d; read the phase again and decide anew", epoch, ifMatch)
+		refuse(adminapi.Stale, "epoch is %d, the request was for %d; read the phase again and decide anew", epoch, ifMatch)
 		return
 	}
-	if p := a.prepared(); p != nil {
-		refuse(conflict, "a step to %s is prepared until %s; commit or abort it, or wait", p.Phase, p.Expires.Format("15:04:05 MST"))
+	if err := a.unprepared(); err != nil {
+		answer.refuse(err)
 		return
 	}
 	if err := phase.CheckMove(from, in.Phase, in.ForceReason != ""); err != nil {
-		reply(answer{err: err})
+		answer.refuse(err)
 		return
 	}
 	p := a.current
 	switch {
 	case a.rec.Committed == nil:
-		refuse(notReady, "the instance is locked: it has no configuration; PUT one to %s first", adminapi.PathConfig)
+		refuse(adminapi.NotReady, "the instance is locked: it has no configuration; PUT one to %s first", adminapi.PathConfig)
 		return
 	case p == nil || a.rise != nil:
-		refuse(notReady, "the proxy process is being started (%s); look at %s, and try again", a.why(), adminapi.PathStatus)
+		refuse(adminapi.NotReady, "the proxy process is being started (%s); look at %s, and try again", a.why(), adminapi.PathStatus)
 		return
 	case !a.inPhase(p):
-		refuse(notReady, "the proxy process does not run the stored phase %s yet (%s); look at %s, and try again", from, a.why(), adminapi.PathStatus)
+		refuse(adminapi.NotReady, "the proxy process does not run the stored phase %s yet (%s); look at %s, and try again", from, a.why(), adminapi.PathStatus)
 		return
 	}
 	a.busy = "a step to " + in.Phase.String() + " is being proved"
@@ -73,7 +75,7 @@ func (a *Agent) prepareStep(in adminapi.PrepareRequest, ifMatch uint64, reply fu
 			a.busy = ""
 			if err != nil {
 				a.report("the step from %s to %s was refused: %v", from, in.Phase, err)
-				reply(answer{err: refusedProof(in.Phase, err)})
+				answer.refuse(refusedProof(in.Phase, err))
 				return
 			}
 			lease := time.Duration(in.LeaseSeconds) * time.Second
@@ -83,20 +85,27 @@ func (a *Agent) prepareStep(in adminapi.PrepareRequest, ifMatch uint64, reply fu
 			rec := a.rec
 			rec.Phase.Prepared = &store.Prepared{Phase: in.Phase, Token: rand.Text(), Expires: a.o.Now().Add(lease).UTC(), Reason: in.ForceReason}
 			if err := a.save(rec); err != nil {
-				reply(answer{err: err})
+				answer.refuse(err)
 				return
 			}
-			a.note(kindPhase, "prepared the step from %s to %s for %s%s", from, in.Phase, lease, because(in.ForceReason))
-			reply(a.phaseAnswer())
+			a.note(adminapi.EventPhase, "prepared the step from %s to %s for %s%s", from, in.Phase, lease, forced(in.ForceReason))
+			answer(a.nowPhase(), nil)
 		}
 	})
+}
+
+func forced(reason string) string {
+	if reason == "" {
+		return ""
+	}
+	return "; forced" + because(reason)
 }
 
 func because(reason string) string {
 	if reason == "" {
 		return ""
 	}
-	return "; forced, reason: " + strconv.Quote(reason)
+	return ", reason: " + strconv.Quote(reason)
 }
 
 func (a *Agent) why() string {
@@ -107,7 +116,7 @@ func (a *Agent) why() string {
 }
 
 func refusedProof(to phase.Phase, err error) *adminapi.Problem {
-	p := problem(notReady, "%s: %v; correct that, and prepare again", to, firstLine(err))
+	p := adminapi.NewProblem(adminapi.NotReady, "%s: %v; correct that, and prepare again", to, firstLine(err))
 	var refused *control.Error
 	if errors.As(err, &refused) {
 		p.Problems = refused.Problems
@@ -117,24 +126,24 @@ func refusedProof(to phase.Phase, err error) *adminapi.Problem {
 
 // commitStep stores the prepared phase and applies it. Once it is stored it is
 // the instance's, whatever becomes of the process.
-func (a *Agent) commitStep(token string, reply func(answer)) {
-	if p := a.free(); p != nil {
-		reply(answer{err: p})
+func (a *Agent) commitStep(token string, answer reply[adminapi.Phase]) {
+	if err := a.free(); err != nil {
+		answer.refuse(err)
 		return
 	}
 	if !same(token, a.rec.Phase.Token) {
-		if p := a.store(token); p != nil {
-			reply(answer{err: p})
+		if err := a.store(token); err != nil {
+			answer.refuse(err)
 			return
 		}
 	}
 	p, g := a.current, a.goalOf(a.rec.Committed)
 	switch {
 	case p != nil && a.rise == nil && a.inPhase(p):
-		reply(a.phaseAnswer())
+		answer(a.nowPhase(), nil)
 		return
 	case p == nil || a.rise != nil || a.aligning:
-		reply(answer{err: failed(errors.New("the proxy process is being started ("+a.why()+")"), storedThen(g.phase))})
+		answer.refuse(failed(errors.New("the proxy process is being started ("+a.why()+")"), storedThen(g.phase)))
 		return
 	}
 	a.busy = "the step to " + g.phase.String() + " is being taken"
@@ -146,11 +155,11 @@ func (a *Agent) commitStep(token string, reply func(answer)) {
 			a.busy = ""
 			a.entered(p, g, err)
 			if err != nil {
-				reply(answer{err: failed(err, storedThen(g.phase))})
+				answer.refuse(failed(err, storedThen(g.phase)))
 				return
 			}
-			a.note(kindPhase, "in phase %s, epoch %d", g.phase, g.epoch)
-			reply(a.phaseAnswer())
+			a.note(adminapi.EventPhase, "in phase %s, epoch %d", g.phase, g.epoch)
+			answer(a.nowPhase(), nil)
 		}
 	})
 }
@@ -160,14 +169,14 @@ func storedThen(p phase.Phase) string {
 }
 
 // store makes the prepared phase the stored one.
-func (a *Agent) store(token string) *adminapi.Problem {
+func (a *Agent) store(token string) error {
 	now := a.o.Now().UTC()
 	prepared := a.rec.Phase.Prepared
 	switch {
 	case prepared == nil || !same(token, prepared.Token):
-		return problem(conflict, "no step is prepared with this token; prepare it again")
+		return adminapi.NewProblem(adminapi.Conflict, "no step is prepared with this token; prepare it again")
 	case !now.Before(prepared.Expires):
-		return problem(conflict, "the step to %s was prepared until %s, which is over; nothing has changed, prepare it again", prepared.Phase, prepared.Expires.Format("15:04:05 MST"))
+		return adminapi.NewProblem(adminapi.Conflict, "the step to %s was prepared until %s, which is over; nothing has changed, prepare it again", prepared.Phase, prepared.Expires.Format("15:04:05 MST"))
 	}
 	rec := a.rec
 	if prepared.Phase != rec.Phase.Phase {
@@ -175,47 +184,55 @@ func (a *Agent) store(token string) *adminapi.Problem {
 	}
 	rec.Phase.Epoch++
 	rec.Phase.Token, rec.Phase.Prepared = prepared.Token, nil
-	if err := a.save(rec); err != nil {
-		return asProblem(err)
+	backfill := ""
+	if rec.Phase.Phase == phase.OriginOnly {
+		if without := withoutMark(rec.Marks, adminapi.MarkBackfillDone); len(without) < len(rec.Marks) {
+			rec.Marks, rec.MarksRevision = without, rec.MarksRevision+1
+			backfill = "; the mark " + adminapi.MarkBackfillDone + " is removed, since Target misses writes from now on"
+		}
 	}
-	a.note(kindPhase, "stored phase %s, epoch %d%s", rec.Phase.Phase, rec.Phase.Epoch, because(prepared.Reason))
+	if err := a.save(rec); err != nil {
+		return err
+	}
+	a.note(adminapi.EventPhase, "stored phase %s, epoch %d%s%s", rec.Phase.Phase, rec.Phase.Epoch, forced(prepared.Reason), backfill)
 	return nil
 }
 
 // abortStep gives the lease back.
-func (a *Agent) abortStep(token string, reply func(answer)) {
+func (a *Agent) abortStep(token string, answer reply[adminapi.Phase]) {
 	prepared := a.prepared()
 	switch {
 	case same(token, a.rec.Phase.Token):
-		reply(answer{err: problem(conflict, "this step to %s is committed; take a step back instead", a.rec.Phase.Phase)})
+		answer.refuse(adminapi.NewProblem(adminapi.Conflict, "this step to %s is committed; take a step back instead", a.rec.Phase.Phase))
 		return
 	case prepared == nil:
-		reply(a.phaseAnswer())
+		answer(a.nowPhase(), nil)
 		return
 	case !same(token, prepared.Token):
-		reply(answer{err: problem(conflict, "another step, to %s, is prepared until %s; abort it with its own token, or wait", prepared.Phase, prepared.Expires.Format("15:04:05 MST"))})
+		answer.refuse(adminapi.NewProblem(adminapi.Conflict, "another step, to %s, is prepared until %s; abort it with its own token, or wait", prepared.Phase, prepared.Expires.Format("15:04:05 MST")))
 		return
 	}
 	rec := a.rec
 	rec.Phase.Prepared = nil
 	if err := a.save(rec); err != nil {
-		reply(answer{err: err})
+		answer.refuse(err)
 		return
 	}
-	a.note(kindPhase, "gave up the step to %s", prepared.Phase)
-	reply(a.phaseAnswer())
+	a.note(adminapi.EventPhase, "gave up the step to %s", prepared.Phase)
+	answer(a.nowPhase(), nil)
 }
 
-func (a *Agent) phaseAnswer() answer {
+// nowPhase is Phase as the owner sees it now.
+func (a *Agent) nowPhase() adminapi.Phase {
 	a.publish()
-	return phaseOf(a.view.Load(), a.o.Now())
+	return a.Phase()
 }
 
-func phaseOf(v *view, now time.Time) answer {
+func phaseOf(v *view, now time.Time) adminapi.Phase {
 	p := v.rec.Phase
 	out := adminapi.Phase{Phase: p.Phase, Since: p.Since, Previous: p.Previous, Epoch: p.Epoch}
 	if s := running(p, now); s != nil {
 		out.Prepared = &adminapi.Prepared{Phase: s.Phase, Token: s.Token, Expires: s.Expires}
 	}
-	return answer{body: out, etag: strconv.FormatUint(p.Epoch, 10)}
+	return out
 }

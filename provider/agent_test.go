@@ -75,7 +75,9 @@ func (a *fakeAgent) ca() string {
 }
 
 func refusal(status int, kind, format string, args ...any) *adminapi.Problem {
-	return &adminapi.Problem{Type: kind, Title: strings.ReplaceAll(kind, "-", " "), Status: status, Detail: fmt.Sprintf(format, args...)}
+	p := adminapi.NewProblem(adminapi.Kind(kind), format, args...)
+	p.Status, p.Title = status, strings.ReplaceAll(kind, "-", " ")
+	return p
 }
 
 func (a *fakeAgent) ServeHTTP(w http.ResponseWriter, r *http.Request) {

@@ -130,13 +130,18 @@ func (a *agent) identify(cluster, instance string) error {
 	case cluster == "":
 		return nil
 	case a.cluster != "" && cluster != a.cluster:
-		return &adminapi.Problem{Type: "conflict", Status: 409, Title: "another cluster",
-			Detail: fmt.Sprintf("the instance at %s belongs to cluster %s, not to %s; check admin_endpoint", a.endpoint, cluster, a.cluster)}
+		return anotherOne("another cluster", "the instance at %s belongs to cluster %s, not to %s; check admin_endpoint", a.endpoint, cluster, a.cluster)
 	case instance != a.name:
-		return &adminapi.Problem{Type: "conflict", Status: 409, Title: "another instance",
-			Detail: fmt.Sprintf("the instance at %s is %q, not %q; check whether two endpoints were exchanged", a.endpoint, instance, a.name)}
+		return anotherOne("another instance", "the instance at %s is %q, not %q; check whether two endpoints were exchanged", a.endpoint, instance, a.name)
 	}
 	return nil
+}
+
+// anotherOne is a conflict that the agent itself cannot see.
+func anotherOne(title, format string, args ...any) error {
+	p := adminapi.NewProblem(adminapi.Conflict, format, args...)
+	p.Title = title
+	return p
 }
 
 // explain turns an error about one instance into words for people: what it
@@ -154,20 +159,20 @@ func explain(name, endpoint string, err error) (summary, detail string) {
 	}
 	switch {
 	case errors.As(err, &problem):
-		switch problem.Type {
-		case "unauthorized":
+		switch problem.Kind() {
+		case adminapi.Unauthorized:
 			return "Instance " + name + " refuses the token", at("Set token or token_file of the provider (or ZDM_ADMIN_TOKEN) to the token of this instance's agent.")
-		case "stale":
+		case adminapi.Stale:
 			return "Instance " + name + " was changed meanwhile", at("Somebody else changed it since it was read; plan again.")
-		case "invalid-config":
+		case adminapi.InvalidConfig:
 			return "Instance " + name + " refuses the configuration", at("Mend what it says, and apply again.")
-		case "apply-failed":
+		case adminapi.ApplyFailed:
 			return "Instance " + name + " could not run the configuration", at("Mend what it says, and apply again.")
-		case "illegal-move":
+		case adminapi.IllegalMove:
 			return "Instance " + name + " refuses the move", at("Ask for the phase next to the present one.")
-		case "not-ready":
+		case adminapi.NotReady:
 			return "Instance " + name + " is not ready for the phase", at("Mend what it says, and apply again.")
-		case "conflict":
+		case adminapi.Conflict:
 			return "Instance " + name + ": " + problem.Title, at("Plan again when that is settled.")
 		}
 		return "Instance " + name + " answers with an error", at("The last events of its agent tell more: GET " + adminapi.PathEvents + ".")

@@ -5,28 +5,31 @@
 package adminapi
 
 import (
-	"fmt"
-	"strings"
 	"time"
 
 	"github.com/zdmproject/terraform-provider-zdm/proxy/control"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
 )
 
-// Paths of the calls.
+// Paths of the calls; Calls says what each takes and answers.
 const (
-	PathStatus       = "/v1/status"        // GET -> Status
-	PathConfig       = "/v1/config"        // GET -> Config; PUT Config -> Config
-	PathPhase        = "/v1/phase"         // GET -> Phase
-	PathPhasePrepare = "/v1/phase/prepare" // POST PrepareRequest -> Phase
-	PathPhaseCommit  = "/v1/phase/commit"  // POST CommitRequest -> Phase
-	PathPhaseAbort   = "/v1/phase/abort"   // POST AbortRequest -> Phase
-	PathRestart      = "/v1/restart"       // POST RestartRequest -> Status
-	PathEvents       = "/v1/events"        // GET ?after=SEQ -> Events
+	PathStatus       = "/v1/status"
+	PathConfig       = "/v1/config"
+	PathPhase        = "/v1/phase"
+	PathPhasePrepare = "/v1/phase/prepare"
+	PathPhaseCommit  = "/v1/phase/commit"
+	PathPhaseAbort   = "/v1/phase/abort"
+	PathRestart      = "/v1/restart"
+	PathDrain        = "/v1/drain"
+	PathResume       = "/v1/resume"
+	PathMarks        = "/v1/marks"
+	PathMark         = "/v1/marks/{name}"
+	PathEvents       = "/v1/events"
+	PathLogs         = "/v1/logs"
+	PathOpenAPI      = "/v1/openapi.json"
+	PathMetrics      = "/metrics"
+	PathProxyMetrics = "/metrics/proxy"
 )
-
-// ProblemType is the media type of errors (RFC 9457).
-const ProblemType = "application/problem+json"
 
 // DefaultPort is where an appliance serves this API.
 const DefaultPort = 8443
@@ -35,11 +38,13 @@ const DefaultPort = 8443
 type State string
 
 // Locked: no configuration. Configured: the proxy runs it, with the client
-// port closed, because no phase was given yet. Serving: it has a phase.
+// port closed, because no phase was given yet. Serving: it has a phase. Drained:
+// it has one, and its client port is closed because somebody asked for that.
 const (
 	Locked     State = "locked"
 	Configured State = "configured"
 	Serving    State = "serving"
+	Drained    State = "drained"
 )
 
 // Config is the whole desired configuration of one instance. Its ETag is the
@@ -107,6 +112,82 @@ type RestartRequest struct {
 	Reason string `json:"reason,omitempty"`
 }
 
+// DrainRequest closes the client port: no new clients, answers for what is in
+// flight, and each client is closed between two requests. A proxy process with
+// its port closed stays connected to the clusters, so that phases and
+// configurations can be changed, and resuming takes no time.
+type DrainRequest struct {
+	Reason string `json:"reason,omitempty"`
+	// UntilReboot ends the drain with the next start of the machine. Otherwise it
+	// lasts until it is resumed, over restarts and reboots.
+	UntilReboot bool `json:"until_reboot,omitempty"`
+}
+
+// ResumeRequest opens the client port again.
+type ResumeRequest struct {
+	Reason string `json:"reason,omitempty"`
+}
+
+// Drain says why the client port is closed.
+type Drain struct {
+	Since       time.Time `json:"since"`
+	Reason      string    `json:"reason,omitempty"`
+	Caller      string    `json:"caller"`
+	UntilReboot bool      `json:"until_reboot,omitempty"`
+}
+
+// Names of marks that mean something to phases and gates. Any other name is the
+// caller's own.
+const (
+	// MarkBackfillDone: the rows from before dual writes are on Target. It is
+	// removed when the instance goes back to origin_only, since Target then misses
+	// writes.
+	MarkBackfillDone = "backfill-done"
+	// MarkWritesCleanSince: failed writes from before its time have been looked
+	// into, and need not hold anybody up.
+	MarkWritesCleanSince = "writes-clean-since"
+)
+
+// Bounds of marks.
+const (
+	MaxMarks      = 64
+	MaxMarkName   = 63 // and it is lower case letters, digits and hyphens, beginning with a letter
+	MaxMarkAuthor = 128
+	MaxReason     = 1024 // of every free text, in bytes
+)
+
+// Mark is a named fact that somebody stands for. Its ETag is its revision.
+type Mark struct {
+	Name string `json:"name"`
+	// Author stands for it, Time is since when it holds.
+	Author string    `json:"author"`
+	Time   time.Time `json:"time"`
+	Reason string    `json:"reason"`
+	// Recorded is when the agent was told, and Caller by whom.
+	Recorded time.Time `json:"recorded"`
+	Caller   string    `json:"caller"`
+	// Revision is that of Marks when this one was set.
+	Revision uint64 `json:"revision"`
+}
+
+// MarkRequest sets a mark. PUT needs If-Match with its revision, "0" if there is
+// none yet.
+type MarkRequest struct {
+	// Author is the caller if left out.
+	Author string `json:"author,omitempty"`
+	// Time may not be in the future. Left out, it is now, or that of the mark that
+	// has the same author and reason already.
+	Time   time.Time `json:"time,omitzero"`
+	Reason string    `json:"reason"`
+}
+
+// Marks are all marks, by name. Their ETag is the revision, which grows with
+// each change of any.
+type Marks struct {
+	Revision uint64 `json:"revision"`
+	Marks    []Mark `json:"marks"`
+}
+
 // Status is one look at an instance.
 type Status struct {
 	State     State     `json:"state"`
@@ -118,6 +199,10 @@ type Status struct {
 	Generation uint64 `json:"generation"`
 	Running    uint64 `json:"running"`
 	Phase      Phase  `json:"phase"`
+	// Drain is nil unless the instance is drained.
+	Drain *Drain `json:"drain,omitempty"`
+	// Marks by name.
+	Marks []Mark `json:"marks,omitempty"`
 	// Ready: the proxy runs what is wanted and has what its phase needs.
 	Ready    bool     `json:"ready"`
 	NotReady []string `json:"not_ready,omitempty"`
@@ -130,40 +215,59 @@ type Status struct {
 	Errors []Event  `json:"last_errors,omitempty"`
 }
 
-// Event is one thing that happened, from a bounded ring.
+// EventKind is what an event is about.
+type EventKind string
+
+// The kinds of events.
+const (
+	EventConfig  EventKind = "config"
+	EventPhase   EventKind = "phase"
+	EventProcess EventKind = "process"
+	EventDrain   EventKind = "drain"
+	EventMark    EventKind = "mark"
+	EventAccess  EventKind = "access"
+	EventError   EventKind = "error"
+)
+
+// EventKinds are all of them.
+var EventKinds = []EventKind{EventConfig, EventPhase, EventProcess, EventDrain, EventMark, EventAccess, EventError}
+
+// Event is one thing that happened. The last ones are kept, over restarts of the
+// agent too. Numbers grow, and have gaps after a restart.
 type Event struct {
 	Seq  uint64    `json:"seq"`
 	Time time.Time `json:"time"`
-	// Kind is a closed set: config, phase, process, auth, error.
-	Kind string `json:"kind"`
-	Text string `json:"text"`
+	Kind EventKind `json:"kind"`
+	Text string    `json:"text"`
 }
 
-// Events is a page of the ring; Oldest tells what is still there.
+// Events is a page of the ring; Oldest tells what is still there. Followed, the
+// answer is one Event to a line instead, without an end.
 type Events struct {
 	Oldest uint64  `json:"oldest"`
 	Events []Event `json:"events"`
 }
 
-// Problem is an error of the API (RFC 9457). Errors are told by Type:
-// unauthorized, not-found, method, body, invalid-config, precondition
-// (If-Match missing, 428), stale (412), conflict (409), illegal-move (409),
-// not-ready (409), apply-failed (502), internal (500).
-type Problem struct {
-	Type   string `json:"type"`
-	Title  string `json:"title"`
-	Status int    `json:"status"`
-	// Detail says what is wrong, and ends with the next thing to try.
-	Detail string `json:"detail"`
-	// Problems of a configuration, each beginning with the setting's name.
-	Problems []string `json:"problems,omitempty"`
+// SourceAgent is the source of the agent's own log lines; those of a proxy
+// process have the process's name, which begins with SourceProxy.
+const (
+	SourceAgent = "agent"
+	SourceProxy = "proxy"
+)
+
+// LogLine is one line of output, of the agent or of a proxy process. The last
+// ones are kept in memory.
+type LogLine struct {
+	Seq uint64 `json:"seq"`
+	// Time is when the agent read it.
+	Time   time.Time `json:"time"`
+	Source string    `json:"source"`
+	Text   string    `json:"text"`
 }
 
-func (p *Problem) Error() string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "%s: %s", p.Title, p.Detail)
-	for _, line := range p.Problems {
-		b.WriteString("\n  " + line)
-	}
-	return b.String()
+// Logs is a page of the last lines. Followed, the answer is one LogLine to a
+// line instead, without an end.
+type Logs struct {
+	Oldest uint64    `json:"oldest"`
+	Lines  []LogLine `json:"lines"`
 }

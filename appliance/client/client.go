@@ -196,18 +196,108 @@ func (c *Client) Events(ctx context.Context, after uint64) (*adminapi.Events, er
 	return call[adminapi.Events](ctx, c, http.MethodGet, adminapi.PathEvents+"?after="+strconv.FormatUint(after, 10), "", nil)
 }
 
+// Drain closes the client port, and returns when no client is left.
+func (c *Client) Drain(ctx context.Context, r adminapi.DrainRequest) (*adminapi.Status, error) {
+	return call[adminapi.Status](ctx, c, http.MethodPost, adminapi.PathDrain, "", r)
+}
+
+// Resume opens the client port again.
+func (c *Client) Resume(ctx context.Context, r adminapi.ResumeRequest) (*adminapi.Status, error) {
+	return call[adminapi.Status](ctx, c, http.MethodPost, adminapi.PathResume, "", r)
+}
+
+// Marks reads all marks.
+func (c *Client) Marks(ctx context.Context) (*adminapi.Marks, error) {
+	return call[adminapi.Marks](ctx, c, http.MethodGet, adminapi.PathMarks, "", nil)
+}
+
+// PutMark sets a mark if its revision is etag, which is 0 for a new one.
+func (c *Client) PutMark(ctx context.Context, name string, r adminapi.MarkRequest, etag uint64) (*adminapi.Mark, error) {
+	return call[adminapi.Mark](ctx, c, http.MethodPut, markPath(name), tag(etag), r)
+}
+
+// DeleteMark removes a mark if its revision is etag.
+func (c *Client) DeleteMark(ctx context.Context, name string, etag uint64) (*adminapi.Marks, error) {
+	return call[adminapi.Marks](ctx, c, http.MethodDelete, markPath(name), tag(etag), nil)
+}
+
+func markPath(name string) string { return adminapi.PathMarks + "/" + url.PathEscape(name) }
+
+// LogFilter says which lines of output are asked for; zero values do not matter.
+type LogFilter struct {
+	After  uint64
+	Tail   int    // only that many of the last lines
+	Source string // adminapi.SourceAgent or SourceProxy
+}
+
+func (f LogFilter) query() url.Values {
+	q := url.Values{}
+	if f.After > 0 {
+		q.Set("after", strconv.FormatUint(f.After, 10))
+	}
+	if f.Tail > 0 {
+		q.Set("tail", strconv.Itoa(f.Tail))
+	}
+	if f.Source != "" {
+		q.Set("source", f.Source)
+	}
+	return q
+}
+
+// Logs reads the last lines of output.
+func (c *Client) Logs(ctx context.Context, f LogFilter) (*adminapi.Logs, error) {
+	return call[adminapi.Logs](ctx, c, http.MethodGet, adminapi.PathLogs+"?"+f.query().Encode(), "", nil)
+}
+
+// Metrics reads the metrics of the agent, or with adminapi.PathProxyMetrics those
+// of the proxy, as Prometheus does.
+func (c *Client) Metrics(ctx context.Context, path string) ([]byte, error) {
+	return c.exchange(ctx, http.MethodGet, path, "", nil)
+}
+
 func tag(n uint64) string { return `"` + strconv.FormatUint(n, 10) + `"` }
 
-// call is the one way to the instance. An error is an *adminapi.Problem if the
-// agent answered with one, else an *UnreachableError or what the body did not
-// decode to.
+// call is exchange for an answer in JSON.
 func call[T any](ctx context.Context, c *Client, method, path, ifMatch string, in any) (*T, error) {
+	answer, err := c.exchange(ctx, method, path, ifMatch, in)
+	if err != nil {
+		return nil, err
+	}
+	out := new(T)
+	if err := json.Unmarshal(answer, out); err != nil {
+		return nil, fmt.Errorf("%s %s%s: the answer is not what this version understands (%w); compare the versions of both", method, c.name, path, err)
+	}
+	return out, nil
+}
+
+// exchange makes a call that has an end. An error is an *adminapi.Problem if the
+// agent answered with one, else an *UnreachableError or what is wrong with the
+// answer.
+func (c *Client) exchange(ctx context.Context, method, path, ifMatch string, in any) ([]byte, error) {
 	bound := c.read
 	if method != http.MethodGet {
 		bound = c.apply
 	}
 	ctx, cancel := context.WithTimeout(ctx, bound)
 	defer cancel()
+	resp, err := c.send(ctx, bound, method, path, ifMatch, in)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	switch {
+	case err != nil:
+		return nil, unreachable(c.name, method, path, bound, err)
+	case len(answer) > maxAnswer:
+		return nil, fmt.Errorf("%s %s%s: the answer is longer than %d bytes; is this an appliance's admin API?", method, c.name, path, maxAnswer)
+	}
+	return answer, nil
+}
+
+// send makes a call and returns its answer, which is a success, with the body
+// still to be read.
+func (c *Client) send(ctx context.Context, bound time.Duration, method, path, ifMatch string, in any) (*http.Response, error) {
 	var body io.Reader
 	if in != nil {
 		b, err := json.Marshal(in)
@@ -220,7 +310,7 @@ func call[T any](ctx context.Context, c *Client, method, path, ifMatch string, i
 	if err != nil {
 		return nil, fmt.Errorf("%s %s%s: %w", method, c.name, path, err)
 	}
-	req.Header.Set("Accept", "application/json, "+adminapi.ProblemType)
+	req.Header.Set("Accept", "application/json, "+adminapi.MediaLines+", "+adminapi.ProblemType)
 	req.Header.Set("User-Agent", "zdm/"+buildinfo.Version())
 	if in != nil {
 		req.Header.Set("Content-Type", "application/json")
@@ -235,21 +325,15 @@ func call[T any](ctx context.Context, c *Client, method, path, ifMatch string, i
 	if err != nil {
 		return nil, unreachable(c.name, method, path, bound, err)
 	}
-	defer resp.Body.Close()
-	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
-	switch {
-	case err != nil:
-		return nil, unreachable(c.name, method, path, bound, err)
-	case len(answer) > maxAnswer:
-		return nil, fmt.Errorf("%s %s%s: the answer is longer than %d bytes; is this an appliance's admin API?", method, c.name, path, maxAnswer)
-	case resp.StatusCode < 200 || resp.StatusCode > 299:
+	if resp.StatusCode < 200 || resp.StatusCode > 299 {
+		defer resp.Body.Close()
+		answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+		if err != nil {
+			return nil, unreachable(c.name, method, path, bound, err)
+		}
 		return nil, problem(c.name, resp, answer)
 	}
-	out := new(T)
-	if err := json.Unmarshal(answer, out); err != nil {
-		return nil, fmt.Errorf("%s %s%s: the answer is not what this version understands (%w); compare the versions of both", method, c.name, path, err)
-	}
-	return out, nil
+	return resp, nil
 }
 
 func problem(name string, resp *http.Response, body []byte) error {

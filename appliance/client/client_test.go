@@ -73,6 +73,16 @@ func TestCallsCarryTokenETagAndBody(t *testing.T) {
 		func() error { _, err := c.Abort(ctx, "tok"); return err },
 		func() error { _, err := c.Restart(ctx, "why"); return err },
 		func() error { _, err := c.Events(ctx, 12); return err },
+		func() error { _, err := c.Drain(ctx, adminapi.DrainRequest{UntilReboot: true}); return err },
+		func() error { _, err := c.Resume(ctx, adminapi.ResumeRequest{Reason: "why"}); return err },
+		func() error { _, err := c.Marks(ctx); return err },
+		func() error { _, err := c.PutMark(ctx, "done", adminapi.MarkRequest{Reason: "r"}, 4); return err },
+		func() error { _, err := c.DeleteMark(ctx, "a/b", 5); return err },
+		func() error { _, err := c.Logs(ctx, client.LogFilter{After: 3, Tail: 4, Source: "proxy"}); return err },
+		func() error {
+			_ = c.FollowEvents(ctx, 6, func(adminapi.Event) error { return nil })
+			return nil
+		},
 	}
 	for i, call := range calls {
 		if err := call(); err != nil {
@@ -86,6 +96,9 @@ func TestCallsCarryTokenETagAndBody(t *testing.T) {
 		`POST /v1/phase/prepare "3" {"phase":"cut_over"}`,
 		`POST /v1/phase/commit  {"token":"tok"}`, `POST /v1/phase/abort  {"token":"tok"}`,
 		`POST /v1/restart  {"reason":"why"}`, `GET /v1/events?after=12  `,
+		`POST /v1/drain  {"until_reboot":true}`, `POST /v1/resume  {"reason":"why"}`,
+		`GET /v1/marks  `, `PUT /v1/marks/done "4" {"reason":"r"}`, `DELETE /v1/marks/a%2Fb "5" `,
+		`GET /v1/logs?after=3&source=proxy&tail=4  `, `GET /v1/events?after=6&follow=true  `,
 	}
 	if strings.Join(got, "\n") != strings.Join(want, "\n") {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
@@ -97,12 +110,12 @@ func TestProblemsAreTyped(t *testing.T) {
 	s := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", adminapi.ProblemType+"; charset=utf-8")
 		w.WriteHeader(422)
-		_ = json.NewEncoder(w).Encode(adminapi.Problem{Type: "invalid-config", Status: 422, Problems: []string{"origin_port: no"}})
+		_ = json.NewEncoder(w).Encode(&adminapi.Problem{Type: adminapi.NewProblem(adminapi.InvalidConfig, "").Type, Status: 422, Problems: []string{"origin_port: no"}})
 	})
 	c := dial(t, client.Options{URL: s.URL, CA: caOf(s)})
 	_, err := c.PutConfig(t.Context(), &adminapi.Config{}, 0)
 	var p *adminapi.Problem
-	if !errors.As(err, &p) || p.Type != "invalid-config" || len(p.Problems) != 1 {
+	if !errors.As(err, &p) || p.Kind() != adminapi.InvalidConfig || len(p.Problems) != 1 {
 		t.Errorf("got %v (%T)", err, err)
 	}
 }

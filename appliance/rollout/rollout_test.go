@@ -95,7 +95,7 @@ func TestRollStopsAtTheFirstUnhealthyAndSaysWhy(t *testing.T) {
 func TestRollDoesNotWaitForWhatIsHopeless(t *testing.T) {
 	t.Parallel()
 	for _, hopeless := range []error{
-		&adminapi.Problem{Type: "unauthorized", Status: 401, Title: "unauthorized", Detail: "the token is wrong"},
+		adminapi.NewProblem(adminapi.Unauthorized, "the token is wrong"),
 		fmt.Errorf("get: %w", x509.UnknownAuthorityError{}),
 		fmt.Errorf("get: %w", x509.HostnameError{Certificate: &x509.Certificate{}, Host: "h"}),
 	} {
@@ -201,7 +201,7 @@ func TestARefusalAbortsAllAndChangesNothing(t *testing.T) {
 		w.all["c"].refuse = "(10.0.0.7:9042)"
 		var got []string
 		_, err := ChangePhase(t.Context(), w.all, phase.DualRead, "", done(&got))
-		want := "instance c: not-ready: target does not answer (10.0.0.7:9042) (nothing was changed)"
+		want := "instance c: not ready: target does not answer (10.0.0.7:9042) (nothing was changed)"
 		if err == nil || err.Error() != want {
 			t.Errorf("error is %v, want %s", err, want)
 		}

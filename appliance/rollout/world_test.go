@@ -171,10 +171,10 @@ func (a *agent) PutConfig(_ context.Context, cfg adminapi.Config, generation uin
 		return adminapi.Config{}, err
 	}
 	if generation != a.generation {
-		return adminapi.Config{}, &adminapi.Problem{Type: "stale", Status: 412, Title: "config changed", Detail: "read it again"}
+		return adminapi.Config{}, adminapi.NewProblem(adminapi.Stale, "read it again")
 	}
 	if a.chance(0.5) {
-		return adminapi.Config{}, &adminapi.Problem{Type: "apply-failed", Status: 502, Title: "not applied", Detail: "the last good one runs"}
+		return adminapi.Config{}, adminapi.NewProblem(adminapi.ApplyFailed, "the last good one runs")
 	}
 	a.touch()
 	a.generation++
@@ -195,9 +195,9 @@ func (a *agent) Prepare(_ context.Context, req adminapi.PrepareRequest, epoch ui
 	if err := a.called("prepare"); err != nil {
 		return adminapi.Phase{}, err
 	}
-	refused := func(kind, why string) (adminapi.Phase, error) {
+	refused := func(kind adminapi.Kind, why string) (adminapi.Phase, error) {
 		a.w.note("%s prepare %s: %s", a.name, req.Phase, why)
-		return adminapi.Phase{}, &adminapi.Problem{Type: kind, Status: 409, Title: kind, Detail: why}
+		return adminapi.Phase{}, adminapi.NewProblem(kind, "%s", why)
 	}
 	switch err := phase.CheckMove(a.phase.Phase, req.Phase, req.ForceReason != ""); {
 	case err != nil:
@@ -222,7 +222,7 @@ func (a *agent) Commit(_ context.Context, token string) (adminapi.Phase, error) 
 	p := a.phase.Prepared
 	if p == nil || p.Token != token || time.Now().After(p.Expires) {
 		a.w.note("%s commit: no such lease", a.name)
-		return adminapi.Phase{}, &adminapi.Problem{Type: "conflict", Status: 409, Title: "not prepared", Detail: "prepare again"}
+		return adminapi.Phase{}, adminapi.NewProblem(adminapi.Conflict, "prepare again")
 	}
 	for _, o := range a.w.all {
 		waits := o != a && o.phase.Phase != p.Phase && o.phase.Phase != phase.None

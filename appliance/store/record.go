@@ -50,6 +50,27 @@ type Prepared struct {
 	Reason  string      `json:"reason,omitempty"`
 }
 
+// Drain is why the client port is closed. BootID is that of the machine's start in
+// which it was.
+type Drain struct {
+	Since       time.Time `json:"since"`
+	Reason      string    `json:"reason,omitempty"`
+	Caller      string    `json:"caller"`
+	UntilReboot bool      `json:"until_reboot,omitempty"`
+	BootID      string    `json:"boot_id,omitempty"`
+}
+
+// Mark is a named fact that somebody stands for.
+type Mark struct {
+	Name     string    `json:"name"`
+	Author   string    `json:"author"`
+	Time     time.Time `json:"time"`
+	Reason   string    `json:"reason"`
+	Recorded time.Time `json:"recorded"`
+	Caller   string    `json:"caller"`
+	Revision uint64    `json:"revision"`
+}
+
 // Record is everything that is kept. It is a value: what it points to is
 // immutable, so a copy with a field changed is the next record.
 type Record struct {
@@ -63,6 +84,11 @@ type Record struct {
 	Committed *Document
 	Wanted    *Document
 	Phase     Phase
+	// Drain is nil unless the client port is to be closed.
+	Drain *Drain
+	// Marks by name, and a number that grows with each change of any.
+	Marks         []Mark
+	MarksRevision uint64
 	// EventSequence is above every event's number that was given out.
 	EventSequence uint64
 }
@@ -75,6 +101,9 @@ type (
 		Committed      *diskDocument `json:"committed,omitempty"`
 		Wanted         *diskDocument `json:"wanted,omitempty"`
 		Phase          Phase         `json:"phase"`
+		Drain          *Drain        `json:"drain,omitempty"`
+		Marks          []Mark        `json:"marks,omitempty"`
+		MarksRevision  uint64        `json:"marks_revision,omitempty"`
 		EventSequence  uint64        `json:"event_sequence"`
 	}
 	diskDocument struct {
@@ -116,7 +145,7 @@ func fromDisk(d *diskDocument) *Document {
 const header = "zdm-appliance-record 1 sha256=%x length=%d\n"
 
 func encode(r Record) ([]byte, error) {
-	body, err := json.MarshalIndent(diskRecord{r.Salt, r.LastGeneration, toDisk(r.Committed), toDisk(r.Wanted), r.Phase, r.EventSequence}, "", " ")
+	body, err := json.MarshalIndent(diskRecord{r.Salt, r.LastGeneration, toDisk(r.Committed), toDisk(r.Wanted), r.Phase, r.Drain, r.Marks, r.MarksRevision, r.EventSequence}, "", " ")
 	if err != nil {
 		return nil, err
 	}
@@ -141,5 +170,5 @@ func decode(b []byte) (Record, error) {
 	if err := json.Unmarshal(body, &d); err != nil {
 		return Record{}, fmt.Errorf("it does not decode, though its checksum is right")
 	}
-	return Record{d.Salt, d.LastGeneration, fromDisk(d.Committed), fromDisk(d.Wanted), d.Phase, d.EventSequence}, nil
+	return Record{d.Salt, d.LastGeneration, fromDisk(d.Committed), fromDisk(d.Wanted), d.Phase, d.Drain, d.Marks, d.MarksRevision, d.EventSequence}, nil
 }

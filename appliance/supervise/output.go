@@ -2,9 +2,12 @@ package supervise
 
 import (
 	"bytes"
+	"context"
+	"fmt"
 	"io"
 	"os"
 	"strings"
+	"time"
 	"unicode/utf8"
 )
 
@@ -45,6 +48,81 @@ func lastLines(name string) []string {
 	}
 	lines := strings.Split(text, "\n")
 	return lines[max(0, len(lines)-outputLines):]
+}
+
+const (
+	// followInterval is how soon a line is noticed.
+	followInterval = 250 * time.Millisecond
+	// followBytes bounds what is read in each interval; of a process that writes
+	// faster the beginning is passed over.
+	followBytes = 64 << 10
+)
+
+// Follow reads the output file now and then.
+func (p *execProcess) Follow(ctx context.Context, line func(string)) {
+	f, err := os.Open(p.base + ".log")
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	tail := tail{f: f, line: line}
+	if size, err := f.Seek(0, io.SeekEnd); err == nil {
+		tail.skipTo(max(0, size-outputBytes))
+	}
+	tick := time.NewTicker(followInterval)
+	defer tick.Stop()
+	for {
+		tail.read()
+		select {
+		case <-ctx.Done():
+			return
+		case <-p.done:
+			tail.read()
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// tail cuts a growing file into lines.
+type tail struct {
+	f       *os.File
+	line    func(string)
+	at      int64
+	partial []byte
+	inLine  bool // at is in the middle of a line whose beginning was passed over
+}
+
+func (t *tail) skipTo(at int64) { t.at, t.partial, t.inLine = at, nil, at > 0 }
+
+func (t *tail) read() {
+	info, err := t.f.Stat()
+	if err != nil {
+		return
+	}
+	size := info.Size()
+	if size < t.at { // it was turned over
+		t.skipTo(0)
+	}
+	if over := size - t.at - followBytes; over > 0 {
+		t.line(fmt.Sprintf("[%d bytes of output were not kept]", over))
+		t.skipTo(t.at + over)
+	}
+	b := make([]byte, size-t.at)
+	n, _ := t.f.ReadAt(b, t.at)
+	t.at += int64(n)
+	for line := range bytes.Lines(b[:n]) {
+		whole := line[len(line)-1] == '\n'
+		if t.inLine {
+			t.inLine = !whole
+			continue
+		}
+		t.partial = append(t.partial, bytes.TrimSuffix(line, []byte{'\n'})...)
+		if whole || len(t.partial) > followBytes {
+			t.line(string(t.partial))
+			t.partial = t.partial[:0]
+		}
+	}
 }
 
 // TurnOutput bounds a process's output file: above 16 MiB it becomes the .old

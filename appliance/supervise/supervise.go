@@ -38,6 +38,9 @@ type Process interface {
 	Signal(syscall.Signal) error
 	// Output returns its last lines of output.
 	Output() []string
+	// Follow calls line for each line of output, from the last ones there are, until
+	// the process has ended and all is read, or ctx ends.
+	Follow(ctx context.Context, line func(string))
 	// Release stops watching a process that goes on without the agent.
 	Release()
 }

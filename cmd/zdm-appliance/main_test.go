@@ -175,7 +175,7 @@ func TestWhatIsMissingIsToldWithTheFlagToGive(t *testing.T) {
 		return path
 	}
 	for _, test := range []struct{ flag, value, want string }{
-		{"-token-file", "", "give its file with -token-file"},
+		{"-token-file", "", "with -token-file"},
 		{"-token-file", filepath.Join(dir, "none"), "no such file"},
 		{"-token-file", write("short", "abc"), "the token has 3 bytes"},
 		{"-token-file", write("spaces", "one two three four five"), "has spaces"},

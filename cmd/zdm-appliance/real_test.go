@@ -351,7 +351,7 @@ func TestRealConfigurationThatCannotWorkLeavesTheOldOneAndSaysWhy(t *testing.T) 
 		test.change(conf)
 		_, err := r.c.PutConfig(t.Context(), conf, 1)
 		var p *adminapi.Problem
-		if !errors.As(err, &p) || p.Type != "apply-failed" || !strings.Contains(p.Error(), test.want) {
+		if !errors.As(err, &p) || p.Kind() != adminapi.ApplyFailed || !strings.Contains(p.Error(), test.want) {
 			t.Errorf("%s: got %v, want an apply-failed with %q", test.name, err, test.want)
 			continue
 		}

@@ -20,7 +20,10 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/zdmproject/terraform-provider-zdm/appliance"
+	"github.com/zdmproject/terraform-provider-zdm/appliance/access"
 	"github.com/zdmproject/terraform-provider-zdm/appliance/adminapi"
+	"github.com/zdmproject/terraform-provider-zdm/appliance/adminhttp"
+	"github.com/zdmproject/terraform-provider-zdm/appliance/recent"
 	"github.com/zdmproject/terraform-provider-zdm/appliance/store"
 	"github.com/zdmproject/terraform-provider-zdm/appliance/supervise"
 	"github.com/zdmproject/terraform-provider-zdm/internal/buildinfo"
@@ -29,7 +32,9 @@ import (
 
 type serveOptions struct {
 	state, run, listen, socket string
-	cert, key, clientCA, token string
+	cert, key, clientCA        string
+	clientAuth                 string
+	token, access              string
 	binary                     string
 	readyTimeout, drainTimeout time.Duration
 	stopProxies                bool
@@ -47,8 +52,10 @@ func serve(ctx context.Context, args []string, stderr io.Writer) error {
 	f.StringVar(&o.socket, "socket", "", "`path` of the unix socket for local use (default STATE/admin.sock)")
 	f.StringVar(&o.cert, "tls-cert", "", "PEM `file` with the certificate of the admin API (needed)")
 	f.StringVar(&o.key, "tls-key", "", "PEM `file` with its key (needed)")
-	f.StringVar(&o.clientCA, "client-ca", "", "PEM `file` with authorities; callers must then also show a certificate of theirs")
-	f.StringVar(&o.token, "token-file", "", "`file` with the bearer token of the admin API (needed)")
+	f.StringVar(&o.clientCA, "client-ca", "", "PEM `file` with authorities of callers' certificates")
+	f.StringVar(&o.clientAuth, "client-auth", clientAuthRequired, "with -client-ca: `required`, all callers must show a certificate; optional, they may")
+	f.StringVar(&o.access, "access-file", "", "YAML `file` that says who may call: hashes of tokens and names of certificates, each with a role; read again when it changes")
+	f.StringVar(&o.token, "token-file", "", "`file` with one bearer token that may do everything (this or -access-file is needed)")
 	f.StringVar(&o.binary, "proxy-binary", "zdm-proxy", "`path` of zdm-proxy")
 	f.DurationVar(&o.readyTimeout, "ready-timeout", appliance.DefaultReadyTimeout, "how long a new proxy process may take until it is ready")
 	f.DurationVar(&o.drainTimeout, "drain-timeout", appliance.DefaultDrainTimeout, "how long an old proxy process may take to answer what is in flight")
@@ -62,15 +69,17 @@ func serve(ctx context.Context, args []string, stderr io.Writer) error {
 	if o.socket == "" {
 		o.socket = filepath.Join(o.state, "admin.sock")
 	}
-	return o.serve(ctx, slog.New(slog.NewJSONHandler(stderr, nil)))
+	return o.serve(ctx, stderr)
 }
 
-func (o *serveOptions) serve(ctx context.Context, log *slog.Logger) error {
-	token, err := readToken(o.token, log)
+func (o *serveOptions) serve(ctx context.Context, stderr io.Writer) error {
+	logs := recent.NewLogs(time.Now)
+	log := slog.New(slog.NewJSONHandler(io.MultiWriter(stderr, logs.Writer(adminapi.SourceAgent)), nil))
+	rules, err := o.rules(log)
 	if err != nil {
 		return err
 	}
-	conf, err := tlsConfig(o.cert, o.key, o.clientCA)
+	conf, err := tlsConfig(o.cert, o.key, o.clientCA, o.clientAuth)
 	if err != nil {
 		return err
 	}
@@ -83,8 +92,13 @@ func (o *serveOptions) serve(ctx context.Context, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	events, err := recent.OpenEvents(filepath.Join(o.state, "events"), time.Now)
+	if err != nil {
+		return fmt.Errorf("%w; look at the state folder", err)
+	}
+	defer events.Close()
 	agent, err := appliance.New(appliance.Options{
-		Store: records, Maker: maker, Log: log, Version: buildinfo.Version(),
+		Store: records, Maker: maker, Log: log, Version: buildinfo.Version(), Events: events, Logs: logs, BootID: bootID(),
 		ReadyTimeout: o.readyTimeout, DrainTimeout: o.drainTimeout, StopProxies: o.stopProxies,
 	})
 	if err != nil {
@@ -106,9 +120,11 @@ func (o *serveOptions) serve(ctx context.Context, log *slog.Logger) error {
 	log.Info("agent started", "version", buildinfo.Version(), "listen", remote.Addr().String(), "socket", o.socket, "state", o.state)
 
 	g, ctx := errgroup.WithContext(ctx)
-	over := agent.NewServer(token)
+	api := adminhttp.Options{Agent: agent, Events: events, Logs: logs, Log: log, Metrics: adminhttp.NewMetrics(agent)}
+	beside := adminhttp.New(api).NewServer()
+	api.Gate = &access.Gate{Rules: rules, Now: time.Now}
+	over := adminhttp.New(api).NewServer()
 	over.TLSConfig = conf
-	beside := agent.NewServer(secret.String{})
 	done := make(chan struct{})
 	g.Go(func() error {
 		// The servers end after the agent, so that the changes it still brings to
@@ -138,14 +154,43 @@ func closed(err error) error {
 	return err
 }
 
-// minToken bounds tokens from below, in bytes: what cannot be guessed over a
-// network.
-const minToken = 16
+// bootID is another one after each start of the machine; empty where that cannot
+// be told.
+func bootID() string {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(b))
+}
+
+// rules are those of the access file, and the one token that may do everything.
+func (o *serveOptions) rules(log *slog.Logger) (func() *access.Rules, error) {
+	if o.token == "" && o.access == "" {
+		return nil, errors.New("the admin API must know who may call; give a bearer token with -token-file, or names and roles with -access-file")
+	}
+	var token secret.String
+	if o.token != "" {
+		var err error
+		if token, err = readToken(o.token, log); err != nil {
+			return nil, err
+		}
+	}
+	read := func() *access.Rules { return &access.Rules{} }
+	if o.access != "" {
+		file, err := access.OpenFile(o.access, func(err error) { log.Error("access", "cause", err) })
+		if err != nil {
+			return nil, err
+		}
+		read = file.Rules
+	}
+	if !token.IsSet() {
+		return read, nil
+	}
+	return func() *access.Rules { return read().WithToken("token-file", token.Reveal()) }, nil
+}
 
 func readToken(name string, log *slog.Logger) (secret.String, error) {
-	if name == "" {
-		return secret.String{}, errors.New("the admin API needs a bearer token; give its file with -token-file")
-	}
 	b, err := os.ReadFile(name)
 	if err != nil {
 		return secret.String{}, fmt.Errorf("token file: %w; give a readable one with -token-file", err)
@@ -154,11 +199,8 @@ func readToken(name string, log *slog.Logger) (secret.String, error) {
 		log.Warn("the token file can be read by others; chmod 600 it", "file", name)
 	}
 	token := strings.TrimSpace(string(b))
-	switch {
-	case len(token) < minToken:
-		return secret.String{}, fmt.Errorf("token file %s: the token has %d bytes, fewer than %d; make one with: openssl rand -hex 32", name, len(token), minToken)
-	case strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r >= 0x7f }):
-		return secret.String{}, fmt.Errorf("token file %s: the token has spaces, or characters that are not ASCII; make one with: openssl rand -hex 32", name)
+	if err := access.CheckToken(token); err != nil {
+		return secret.String{}, fmt.Errorf("token file %s: %w", name, err)
 	}
 	return secret.New(token), nil
 }
@@ -188,9 +230,15 @@ func listenUnix(path string) (net.Listener, error) {
 	return l, nil
 }
 
+// What -client-auth asks of callers.
+const (
+	clientAuthRequired = "required"
+	clientAuthOptional = "optional"
+)
+
 // tlsConfig reads the files once now, so that a bad one is told at once, and
 // again when they have changed: a renewed certificate needs no restart.
-func tlsConfig(cert, key, clientCA string) (*tls.Config, error) {
+func tlsConfig(cert, key, clientCA, clientAuth string) (*tls.Config, error) {
 	if cert == "" || key == "" {
 		return nil, errors.New("the admin API needs a certificate; give its files with -tls-cert and -tls-key")
 	}
@@ -203,12 +251,16 @@ func tlsConfig(cert, key, clientCA string) (*tls.Config, error) {
 		NextProtos:     []string{"h2", "http/1.1"},
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return pair.load() },
 	}
+	auth, known := map[string]tls.ClientAuthType{clientAuthRequired: tls.RequireAndVerifyClientCert, clientAuthOptional: tls.VerifyClientCertIfGiven}[clientAuth]
+	if !known {
+		return nil, fmt.Errorf("-client-auth %q is neither %s nor %s", clientAuth, clientAuthRequired, clientAuthOptional)
+	}
 	if clientCA != "" {
 		pool, err := readPool(clientCA)
 		if err != nil {
 			return nil, err
 		}
-		conf.ClientCAs, conf.ClientAuth = pool, tls.RequireAndVerifyClientCert
+		conf.ClientCAs, conf.ClientAuth = pool, auth
 	}
 	return conf, nil
 }

@@ -45,12 +45,15 @@ var floors = map[string]int{
 	"proxy/session":          32, // asks all of them
 	"appliance/client":       30,
 	"appliance/store":        30,
+	"appliance/access":       30,
+	"appliance/recent":       30,
 	"internal/lab/cassandra": 30,
 	"internal/lab/journal":   30,
 
 	"proxy":               40,
 	"appliance/rollout":   40,
 	"appliance":           41,
+	"appliance/adminhttp": 42, // serves what the agent does
 	"internal/lab/load":   40,
 	"internal/lab/verify": 40,
 
