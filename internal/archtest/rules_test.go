@@ -42,6 +42,7 @@ var floors = map[string]int{
 	"proxy/transport":        31, // sets how a cluster is dialled
 	"proxy/virtual":          31, // answers out of a cluster's topology
 	"proxy/merge":            31, // tells upstream's errors
+	"proxy/client":           31, // tells what it appended to upstream's batches
 	"proxy/session":          32, // asks all of them
 	"appliance/client":       30,
 	"appliance/store":        30,

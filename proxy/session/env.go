@@ -159,6 +159,6 @@ func (e *Env) systemTables() *virtual.Tables {
 func (e *Env) note(s *Session, ex *exchange, told *frame.ErrorBody) {
 	skipped, log := e.Faults.Add(told.Message)
 	if log {
-		e.Log.Warn("request failed", "client", s.nc.RemoteAddr(), "opcode", byte(ex.opcode), "code", int32(told.Code), "cause", told.Message, "others_since", skipped)
+		e.Log.Warn("request failed", "client", s.client.RemoteAddr(), "opcode", byte(ex.opcode), "code", int32(told.Code), "cause", told.Message, "others_since", skipped)
 	}
 }

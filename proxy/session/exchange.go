@@ -342,8 +342,8 @@ func (l *leg) prepare(b *upstream.Batch, c *upstream.Conn, st *prepared.Statemen
 }
 
 func (l *leg) sendPrepare(b *upstream.Batch, c *upstream.Conn, st *prepared.Statement) bool {
-	f := frame.AppendHeader(nil, l.ex.s.version, false, 0, 0, frame.OpPrepare, 0)
-	f = frame.AppendPrepare(f, l.ex.s.version, st.NodeText(), st.Keyspace)
+	f := frame.AppendHeader(nil, l.ex.s.client.Version, false, 0, 0, frame.OpPrepare, 0)
+	f = frame.AppendPrepare(f, l.ex.s.client.Version, st.NodeText(), st.Keyspace)
 	frame.PutLength(f)
 	if err := c.Send(l, f, upstream.Patch{}, b.Now); err != nil {
 		l.lose(b, err)
@@ -403,7 +403,7 @@ func (l *leg) prepared(b *upstream.Batch, c *upstream.Conn, f frame.Frame) {
 		// applied, so have it prepare again: gocql 1 decodes with what it was told
 		// even if an answer brings its metadata.
 		l.out = merge.Outcome{Result: merge.Refused, Code: frame.ErrUnprepared}
-		ex.arrived(b, l, frame.AppendError(nil, ex.s.version, 0, unpreparedError(st.ID)))
+		ex.arrived(b, l, frame.AppendError(nil, ex.s.client.Version, 0, unpreparedError(st.ID)))
 		return
 	}
 	if l.home != nil {
@@ -474,18 +474,18 @@ func (ex *exchange) finish(b *upstream.Batch, frames [2]frame.Frame) {
 	v := merge.Decide(ex.plan.Answer, [2]merge.Outcome{ex.legs[0].out, ex.legs[1].out}, ex.st)
 	switch {
 	case ex.own != nil:
-		s.respond(b, ex.stream, ex.ownAnswer(frames[v.Side]))
+		s.client.Respond(b, ex.stream, ex.ownAnswer(frames[v.Side]))
 	case !v.Forward:
 		e := merge.LossError(ex.st, ex.consistency, ex.causeOf(v), v.Partial)
 		s.env.note(s, ex, &e)
-		s.respondError(b, ex.stream, e)
+		s.client.RespondError(b, ex.stream, e)
 	case ex.making != nil && v.Failed == 0:
-		s.respond(b, ex.stream, ex.finishPrepare(v.Side, frames))
+		s.client.Respond(b, ex.stream, ex.finishPrepare(v.Side, frames))
 	case ex.isUse && v.Failed == 0:
 		s.scope.Store(ex.scope)
-		s.respond(b, ex.stream, frames[v.Side])
+		s.client.Respond(b, ex.stream, frames[v.Side])
 	default:
-		s.respondRows(b, ex.stream, frames[v.Side], v.Side)
+		s.client.RespondRows(b, ex.stream, frames[v.Side], v.Side)
 	}
 	if ex.counted {
 		s.env.Metrics.Ended(ex.kind, time.Duration(b.Now-ex.start), "")

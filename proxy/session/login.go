@@ -23,19 +23,19 @@ const passwordAuthenticator = "org.apache.cassandra.auth.PasswordAuthenticator"
 
 // handle takes one frame of the client. An error ends the session.
 func (s *Session) handle(f frame.Frame) error {
-	if v := f.Version(); v != s.version {
-		if s.version != 0 {
-			return s.protocolError(f, fmt.Sprintf("Invalid message version. Got %d but previous messages on this connection had version %d", v, s.version))
+	if v := f.Version(); v != s.client.Version {
+		if s.client.Version != 0 {
+			return s.protocolError(f, fmt.Sprintf("Invalid message version. Got %d but previous messages on this connection had version %d", v, s.client.Version))
 		}
 		if !s.env.serves(s.ctx, v) {
 			s.refuseVersion(byte(v))
 			return errRefused
 		}
-		s.version = v
+		s.client.Version = v
 	}
 	if f.Flags()&frame.FlagCompressed != 0 {
 		var err error
-		if f, err = s.decompress(f); err != nil {
+		if f, err = s.client.Decompress(f); err != nil {
 			return s.protocolError(f, err.Error())
 		}
 	}
@@ -73,14 +73,14 @@ func (s *Session) handle(f frame.Frame) error {
 
 // protocolError answers and ends the session, as Cassandra does.
 func (s *Session) protocolError(f frame.Frame, text string) error {
-	s.respondError(&s.batch, 0, frame.ErrorBody{Code: frame.ErrProtocol, Message: text})
+	s.client.RespondError(&s.batch, 0, frame.ErrorBody{Code: frame.ErrProtocol, Message: text})
 	return errRefused
 }
 
 // malformed answers a request whose body cannot be read. The frame's end is
 // known, so the session goes on.
 func (s *Session) malformed(f frame.Frame, cause error) {
-	s.respondError(&s.batch, f.Stream(), frame.ErrorBody{Code: frame.ErrProtocol, Message: cause.Error()})
+	s.client.RespondError(&s.batch, f.Stream(), frame.ErrorBody{Code: frame.ErrProtocol, Message: cause.Error()})
 }
 
 // startup answers STARTUP: with AUTHENTICATE if a side that takes part in the
@@ -99,7 +99,7 @@ func (s *Session) startup(f frame.Frame) error {
 		return s.protocolError(f, "STARTUP: "+err.Error())
 	}
 	compression, ok := frame.ParseCompression(options["COMPRESSION"])
-	if !ok || s.version == frame.V5 && compression == frame.Snappy {
+	if !ok || s.client.Version == frame.V5 && compression == frame.Snappy {
 		return s.protocolError(f, fmt.Sprintf("Unknown compression algorithm: %s", options["COMPRESSION"]))
 	}
 	s.driver = options["DRIVER_NAME"] + " " + options["DRIVER_VERSION"]
@@ -118,11 +118,18 @@ func (s *Session) startup(f frame.Frame) error {
 		return s.agree(compression)
 	}
 	s.state = started
-	out := frame.AppendHeader(nil, s.version, true, 0, f.Stream(), frame.OpAuthenticate, 0)
+	out := frame.AppendHeader(nil, s.client.Version, true, 0, f.Stream(), frame.OpAuthenticate, 0)
 	out = frame.AppendString(out, plainClass(class))
 	frame.PutLength(out)
-	s.respond(&s.batch, f.Stream(), out)
+	s.client.Respond(&s.batch, f.Stream(), out)
 	return s.agree(compression)
+}
+
+// agree has the client's connection go over to what STARTUP agreed on, behind the
+// answer to it.
+func (s *Session) agree(c frame.Compression) error {
+	s.endBurst()
+	return s.client.Agree(c)
 }
 
 // plainClass is what the client is told to authenticate with. DSE's own class
@@ -154,10 +161,10 @@ func (s *Session) authenticate(f frame.Frame) error {
 // asks for no login gets none.
 func (s *Session) setKeys(user string, password secret.String) {
 	cfg := s.env.Config
-	given := upstream.Key{Username: user, Password: password, Version: s.version}
+	given := upstream.Key{Username: user, Password: password, Version: s.client.Version}
 	asker := s.env.credentialSide()
 	for _, side := range phase.Sides {
-		own := upstream.Key{Username: cfg.Clusters[side].Username, Password: cfg.Clusters[side].Password, Version: s.version}
+		own := upstream.Key{Username: cfg.Clusters[side].Username, Password: cfg.Clusters[side].Password, Version: s.client.Version}
 		switch {
 		case cfg.ClientCredentials == config.CredentialsSame, side == asker:
 			s.keys[side] = given
@@ -165,7 +172,7 @@ func (s *Session) setKeys(user string, password secret.String) {
 			s.keys[side] = own
 		}
 		if s.env.Clusters[side].Control().Topology() != nil && s.env.authenticator(side) == "" {
-			s.keys[side] = upstream.Key{Version: s.version}
+			s.keys[side] = upstream.Key{Version: s.client.Version}
 		}
 	}
 }
@@ -193,7 +200,7 @@ func (s *Session) login(f frame.Frame, op frame.Opcode) error {
 			continue
 		}
 		s.env.Metrics.FailedLogin(side)
-		s.env.Log.Info("login refused", "client", s.nc.RemoteAddr(), "user", s.keys[asker].Username, "side", side, "cause", errs[side])
+		s.env.Log.Info("login refused", "client", s.client.RemoteAddr(), "user", s.keys[asker].Username, "side", side, "cause", errs[side])
 		var lost *upstream.LostError
 		var node *cluster.NodeError
 		if errors.As(errs[side], &lost) || !errors.As(errs[side], &node) {
@@ -208,21 +215,21 @@ func (s *Session) login(f frame.Frame, op frame.Opcode) error {
 	s.scope.Store(sc)
 	s.state = ready
 	s.boundBody()
-	_ = s.nc.SetReadDeadline(time.Time{})
+	s.client.SetReadDeadline(time.Time{})
 	if s.draining.Load() {
 		s.Drain()
 	}
-	out := frame.AppendHeader(nil, s.version, true, 0, f.Stream(), op, 0)
+	out := frame.AppendHeader(nil, s.client.Version, true, 0, f.Stream(), op, 0)
 	if op == frame.OpAuthSuccess {
 		out = frame.AppendBytes(out, nil)
 	}
 	frame.PutLength(out)
-	s.respond(&s.batch, f.Stream(), out)
+	s.client.Respond(&s.batch, f.Stream(), out)
 	return nil
 }
 
 func (s *Session) refuseLogin(f frame.Frame, e frame.ErrorBody) error {
-	s.respondError(&s.batch, f.Stream(), e)
+	s.client.RespondError(&s.batch, f.Stream(), e)
 	return errRefused
 }
 
@@ -244,13 +251,13 @@ func (s *Session) register(f frame.Frame) {
 			return
 		}
 	}
-	s.respond(&s.batch, f.Stream(), frame.AppendHeader(nil, s.version, true, 0, f.Stream(), frame.OpReady, 0))
+	s.client.Respond(&s.batch, f.Stream(), frame.AppendHeader(nil, s.client.Version, true, 0, f.Stream(), frame.OpReady, 0))
 }
 
 // usePrepared handles EXECUTE of a USE: as the QUERY that it stands for.
 func (s *Session) usePrepared(f frame.Frame, text string) {
-	q := frame.AppendHeader(nil, s.version, false, 0, f.Stream(), frame.OpQuery, 0)
-	q = frame.AppendPlainQuery(q, s.version, text)
+	q := frame.AppendHeader(nil, s.client.Version, false, 0, f.Stream(), frame.OpQuery, 0)
+	q = frame.AppendPlainQuery(q, s.client.Version, text)
 	frame.PutLength(q)
 	st := scan.Scan([]byte(text))
 	s.use(q, &st, frame.One)
@@ -275,7 +282,7 @@ func (s *Session) use(f frame.Frame, st *scan.Statement, cl frame.Consistency) {
 			if errors.As(err, &node) {
 				e = frame.ErrorBody{Code: node.Code, Message: node.Message}
 			}
-			s.respondError(&s.batch, f.Stream(), e)
+			s.client.RespondError(&s.batch, f.Stream(), e)
 			return
 		}
 	}

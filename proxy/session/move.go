@@ -1,7 +1,6 @@
 package session
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,7 +9,6 @@ import (
 
 	"github.com/zdmproject/terraform-provider-zdm/cql/frame"
 	"github.com/zdmproject/terraform-provider-zdm/cql/scan"
-	"github.com/zdmproject/terraform-provider-zdm/internal/nbio"
 	"github.com/zdmproject/terraform-provider-zdm/internal/secret"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/control"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
@@ -55,7 +53,7 @@ func (m *Mover) First(sessions []*Session) error {
 		if sc == nil {
 			continue
 		}
-		k := kind{ses.version, sc.keyspace, ses.keys}
+		k := kind{ses.client.Version, sc.keyspace, ses.keys}
 		if !seen[k] {
 			seen[k] = true
 			message.Warm = append(message.Warm, ses.describe(sc))
@@ -89,11 +87,11 @@ func (m *Mover) news() []control.Statement {
 
 // give moves a session that has nothing in flight and nothing to write.
 func (m *Mover) give(s *Session) error {
-	tcp, ok := s.nc.Conn.(*net.TCPConn)
+	tcp, ok := s.client.Socket().(*net.TCPConn)
 	if !ok {
 		return errNotMovable
 	}
-	st := control.Session{Version: uint8(s.version), Driver: s.driver, Compression: s.compression.String()}
+	st := control.Session{Version: uint8(s.client.Version), Driver: s.driver, Compression: s.client.Compression().String()}
 	switch s.state {
 	case ready:
 		st = s.describe(s.scope.Load())
@@ -101,7 +99,7 @@ func (m *Mover) give(s *Session) error {
 	case started:
 		st.Handshake = control.Authenticating
 	}
-	st.Unread = s.unreadBytes()
+	st.Unread = s.client.Unread()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	message := control.Message{Session: &st}
@@ -113,7 +111,7 @@ func (m *Mover) give(s *Session) error {
 
 // describe is what an established session is, but for what it has read.
 func (s *Session) describe(sc *scope) control.Session {
-	st := control.Session{Version: uint8(s.version), Driver: s.driver, Compression: s.compression.String(), Keyspace: sc.keyspace, Events: s.events.Load()}
+	st := control.Session{Version: uint8(s.client.Version), Driver: s.driver, Compression: s.client.Compression().String(), Keyspace: sc.keyspace, Events: s.events.Load()}
 	for _, side := range phase.Sides {
 		st.Logins[side] = control.Login{Username: s.keys[side].Username, Password: s.keys[side].Password.Reveal()}
 	}
@@ -193,7 +191,7 @@ func (s *Session) move() error {
 		return errDrained
 	}
 	if err := m.give(s); err != nil {
-		s.env.Log.Warn("client not moved; closed", "client", s.nc.RemoteAddr(), "cause", err)
+		s.env.Log.Warn("client not moved; closed", "client", s.client.RemoteAddr(), "cause", err)
 		// Perhaps the other process has it all the same: this one lets go of its
 		// copy of the socket and touches the connection no more.
 		return err
@@ -210,17 +208,13 @@ type Move func(control.Message, *net.TCPConn) error
 // Adopt makes the session of a client that another process has served. After an
 // error nc is still the caller's.
 func Adopt(e *Env, nc net.Conn, st *control.Session) (*Session, error) {
-	s := newSession(e, nc)
-	s.version, s.driver = frame.Version(st.Version), st.Driver
-	src := nbio.Before(bytes.Clone(st.Unread), s.nc)
-	s.in = frame.NewReader(src, frame.MaxBody)
-	var ok bool
-	if s.compression, ok = frame.ParseCompression(st.Compression); !ok {
+	compression, ok := frame.ParseCompression(st.Compression)
+	if !ok {
 		return nil, fmt.Errorf("compression %q is not known", st.Compression)
 	}
-	if st.Handshake != control.Fresh {
-		s.speak(src)
-	}
+	s := New(e, nc)
+	s.driver = st.Driver
+	s.client.Resume(st.Unread, frame.Version(st.Version), st.Handshake != control.Fresh, compression)
 	switch st.Handshake {
 	case control.Authenticating:
 		s.state = started

@@ -24,7 +24,7 @@ func (s *Session) query(f frame.Frame) {
 		s.malformed(f, err)
 		return
 	}
-	q, err := frame.ParseQuery(body, s.version)
+	q, err := frame.ParseQuery(body, s.client.Version)
 	if err != nil {
 		s.malformed(f, err)
 		return
@@ -123,7 +123,7 @@ func (s *Session) prepare(f frame.Frame) {
 		s.malformed(f, err)
 		return
 	}
-	p, err := frame.ParsePrepare(body, s.version)
+	p, err := frame.ParsePrepare(body, s.client.Version)
 	if err != nil {
 		s.malformed(f, err)
 		return
@@ -166,7 +166,7 @@ func (ex *exchange) finishPrepare(side phase.Side, frames [2]frame.Frame) frame.
 		var err error
 		st.ID = rewrite.ID(st.Keyspace, st.Text)
 		if answer, err = rewrite.Answer(answer, st.ID, st.Replaced); err != nil {
-			return frame.AppendError(nil, ex.s.version, 0, rewrite.Refusal(err))
+			return frame.AppendError(nil, ex.s.client.Version, 0, rewrite.Refusal(err))
 		}
 	}
 	// The answering side first: what it says is what the client is told.
@@ -218,7 +218,7 @@ func (s *Session) execute(f frame.Frame) {
 		s.malformed(f, err)
 		return
 	}
-	e, err := frame.ParseExecute(body, s.version)
+	e, err := frame.ParseExecute(body, s.client.Version)
 	if err != nil {
 		s.malformed(f, err)
 		return
@@ -242,7 +242,7 @@ func (s *Session) execute(f frame.Frame) {
 	}
 	if st.Replaced != nil {
 		if f, e.Params, err = rewrite.Execute(f, at, e.Params, st.Hidden(), s.env.Values); err != nil {
-			s.respondError(&s.batch, f.Stream(), rewrite.Refusal(err))
+			s.client.RespondError(&s.batch, f.Stream(), rewrite.Refusal(err))
 			return
 		}
 	}
@@ -268,7 +268,7 @@ func (s *Session) execute(f frame.Frame) {
 // restart, or because many others were prepared since.
 func (s *Session) unprepared(f frame.Frame, id []byte) {
 	s.env.Metrics.CacheMisses.Inc()
-	s.respondError(&s.batch, f.Stream(), unpreparedError(id))
+	s.client.RespondError(&s.batch, f.Stream(), unpreparedError(id))
 }
 
 // unpreparedError has a driver prepare again, in Cassandra's words.
@@ -286,7 +286,7 @@ func (s *Session) execBatch(f frame.Frame) {
 		s.malformed(f, err)
 		return
 	}
-	bt, err := frame.ParseBatch(body, s.version)
+	bt, err := frame.ParseBatch(body, s.client.Version)
 	if err != nil {
 		s.malformed(f, err)
 		return
@@ -353,7 +353,7 @@ func (ex *exchange) batchFor(side phase.Side, f frame.Frame) (frame.Frame, error
 	if err != nil {
 		return nil, err
 	}
-	bt, err := frame.ParseBatch(body, ex.s.version)
+	bt, err := frame.ParseBatch(body, ex.s.client.Version)
 	if err != nil {
 		return nil, err
 	}

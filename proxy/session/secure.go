@@ -11,7 +11,7 @@ import (
 // login. What fails is told, but for those who leave without a word: probes of
 // the port do.
 func (s *Session) handshakeTLS() error {
-	err := transport.Handshake(s.nc.Conn, handshakeTimeout)
+	err := transport.Handshake(s.client.Socket(), handshakeTimeout)
 	if err == nil || errors.Is(err, io.EOF) || s.draining.Load() || s.ctx.Err() != nil {
 		return err
 	}

@@ -24,7 +24,7 @@ var noTables = &frame.ErrorBody{Code: frame.ErrServer, Message: "the system tabl
 func (s *Session) virtualQuery(f frame.Frame, st *scan.Statement, class route.Class, body []byte, params frame.Params) {
 	sel, problem := parseVirtual(st, class)
 	if problem != nil {
-		s.respondError(&s.batch, f.Stream(), *problem)
+		s.client.RespondError(&s.batch, f.Stream(), *problem)
 		return
 	}
 	values, err := s.boundValues(body, params)
@@ -34,10 +34,10 @@ func (s *Session) virtualQuery(f frame.Frame, st *scan.Statement, class route.Cl
 	}
 	t := s.env.systemTables()
 	if t == nil {
-		s.respondError(&s.batch, f.Stream(), *noTables)
+		s.client.RespondError(&s.batch, f.Stream(), *noTables)
 		return
 	}
-	answer, problem := t.Query(sel, values, s.version)
+	answer, problem := t.Query(sel, values, s.client.Version)
 	if problem == nil && f.Flags()&frame.FlagTracing != 0 {
 		s.traceOwn(f, answer)
 		return
@@ -64,7 +64,7 @@ func (ex *exchange) ownAnswer(node frame.Frame) frame.Frame {
 			traced, id = frame.FlagTracing, r.TracingID
 		}
 	}
-	out := frame.AppendHeader(nil, ex.s.version, true, traced, ex.stream, frame.OpResult, 0)
+	out := frame.AppendHeader(nil, ex.s.client.Version, true, traced, ex.stream, frame.OpResult, 0)
 	out = append(append(out, id...), ex.own...)
 	frame.PutLength(out)
 	return out
@@ -74,15 +74,15 @@ func (ex *exchange) ownAnswer(node frame.Frame) frame.Frame {
 func (s *Session) virtualPrepare(f frame.Frame, st *scan.Statement, keyspace string, class route.Class, text []byte) {
 	sel, problem := parseVirtual(st, class)
 	if problem != nil {
-		s.respondError(&s.batch, f.Stream(), *problem)
+		s.client.RespondError(&s.batch, f.Stream(), *problem)
 		return
 	}
 	t := s.env.systemTables()
 	if t == nil {
-		s.respondError(&s.batch, f.Stream(), *noTables)
+		s.client.RespondError(&s.batch, f.Stream(), *noTables)
 		return
 	}
-	p, answer, problem := t.Prepare(sel, string(text), keyspace, s.version)
+	p, answer, problem := t.Prepare(sel, string(text), keyspace, s.client.Version)
 	if problem == nil {
 		s.env.Cache.Put(&prepared.Statement{ID: p.ID[:], Text: string(text), Keyspace: keyspace, Class: class, Idempotent: true, Own: p})
 	}
@@ -98,10 +98,10 @@ func (s *Session) virtualExecute(f frame.Frame, st *prepared.Statement, body []b
 	}
 	t, p := s.env.systemTables(), st.Own.(*virtual.Prepared)
 	if t == nil {
-		s.respondError(&s.batch, f.Stream(), *noTables)
+		s.client.RespondError(&s.batch, f.Stream(), *noTables)
 		return
 	}
-	answer, problem := t.Execute(p, values, params.Flags&frame.QuerySkipMetadata != 0, s.version)
+	answer, problem := t.Execute(p, values, params.Flags&frame.QuerySkipMetadata != 0, s.client.Version)
 	s.respondOwn(f, answer, problem)
 }
 
@@ -112,17 +112,17 @@ func (s *Session) boundValues(body []byte, params frame.Params) (virtual.Values,
 	if params.ValuesOffset > len(body) {
 		return virtual.Values{}, fmt.Errorf("values begin at %d of %d bytes", params.ValuesOffset, len(body))
 	}
-	return virtual.ReadValues(body[params.ValuesOffset:], params.ValuesCount, params.Flags&frame.QueryValueNames != 0, s.version)
+	return virtual.ReadValues(body[params.ValuesOffset:], params.ValuesCount, params.Flags&frame.QueryValueNames != 0, s.client.Version)
 }
 
 // respondOwn answers with a RESULT body of the proxy's own, or the error.
 func (s *Session) respondOwn(f frame.Frame, body []byte, problem *frame.ErrorBody) {
 	if problem != nil {
-		s.respondError(&s.batch, f.Stream(), *problem)
+		s.client.RespondError(&s.batch, f.Stream(), *problem)
 		return
 	}
-	out := frame.AppendHeader(nil, s.version, true, 0, f.Stream(), frame.OpResult, 0)
+	out := frame.AppendHeader(nil, s.client.Version, true, 0, f.Stream(), frame.OpResult, 0)
 	out = append(out, body...)
 	frame.PutLength(out)
-	s.respond(&s.batch, f.Stream(), out)
+	s.client.Respond(&s.batch, f.Stream(), out)
 }
