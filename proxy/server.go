@@ -122,7 +122,10 @@ func (s *Server) Serve(ctx context.Context) error {
 	close(s.serving)
 	<-ctx.Done()
 	s.closeListeners()
-	endClients()
+	endClients() // nobody enters any more
+	for _, ses := range s.snapshot() {
+		ses.Close()
+	}
 	s.running.Wait()
 	endClusters()
 	clusters.Wait()

@@ -219,8 +219,8 @@ func (ex *exchange) refuse(b *upstream.Batch, side phase.Side, err error) {
 // again.
 func (ex *exchange) park(f frame.Frame) {
 	s, kept := ex.s, ex.keep(f)
-	s.later(func() {
-		ctx, cancel := context.WithTimeout(s.ctx, s.env.Config.Listen.RequestTimeout)
+	s.later(func(ctx context.Context) {
+		ctx, cancel := context.WithTimeout(ctx, s.env.Config.Listen.RequestTimeout)
 		defer cancel()
 		var b upstream.Batch
 		var conns [2]*upstream.Conn
@@ -300,8 +300,8 @@ func (l *leg) sendAgain(b *upstream.Batch, f frame.Frame, err error) {
 	ex := l.ex
 	ex.s.env.Metrics.SentAgain(l.side)
 	kept := ex.keep(f)
-	ex.s.later(func() {
-		ctx, cancel := context.WithTimeout(ex.s.ctx, ex.s.env.Config.Listen.RequestTimeout)
+	ex.s.later(func(ctx context.Context) {
+		ctx, cancel := context.WithTimeout(ctx, ex.s.env.Config.Listen.RequestTimeout)
 		defer cancel()
 		c, err := ex.scope.connect(ctx, l.side)
 		b := upstream.Batch{Now: upstream.Nanotime()}
@@ -323,8 +323,8 @@ func (l *leg) prepare(b *upstream.Batch, c *upstream.Conn, st *prepared.Statemen
 		// same node must prepare it, and the BATCH itself stays where it is.
 		ex := l.ex
 		l.home = c
-		ex.s.later(func() {
-			ctx, cancel := context.WithTimeout(ex.s.ctx, ex.s.env.Config.Listen.RequestTimeout)
+		ex.s.later(func(ctx context.Context) {
+			ctx, cancel := context.WithTimeout(ctx, ex.s.env.Config.Listen.RequestTimeout)
 			defer cancel()
 			b := upstream.Batch{Now: upstream.Nanotime()}
 			sc := ex.s.newScope(st.Keyspace)

@@ -34,7 +34,8 @@ const (
 type Session struct {
 	// Set before serve, then read only.
 	env *Env
-	// ctx ends with the session.
+	// ctx is the server's: what the serve goroutine waits for ends with it. A
+	// context of the session's own would be a tenth of what an idle one costs.
 	ctx context.Context
 
 	// Owned by the serve goroutine.
@@ -58,6 +59,9 @@ type Session struct {
 
 	// Guarded by mu, which is never held across I/O.
 	mu     sync.Mutex
+	waits  context.Context // of what is parked: ends with the session; nil: nothing ever was
+	cancel context.CancelFunc
+	ending bool           // waits is over
 	ended  bool           // nobody awaits parked any more
 	parked sync.WaitGroup // what waits for a connection; see later
 }
@@ -132,18 +136,16 @@ func newInV4(body []byte) bool {
 	return false
 }
 
-// Serve reads requests until the client leaves, breaks the protocol, or is
-// drained. It returns when nothing of the session is left.
+// Serve reads requests until the client leaves, breaks the protocol, is drained,
+// or Close is called. The end of ctx ends what waits for the clusters; whoever
+// ends it calls Close, too. Serve returns when nothing of the session is left.
 func (s *Session) Serve(ctx context.Context) {
-	ctx, cancel := context.WithCancel(ctx)
 	s.ctx = ctx
-	stop := context.AfterFunc(ctx, s.client.Close)
 	err := s.read()
 	if errors.Is(err, errRefused) || errors.Is(err, errDrained) {
 		s.client.Linger()
 	}
-	cancel()
-	stop()
+	s.endWaits()
 	s.client.Shut()
 	s.mu.Lock()
 	s.ended = true
@@ -224,15 +226,31 @@ func (s *Session) readFailed(err error) error {
 
 // later runs work beside the session, or at once when the session is ending: its
 // context has ended by then, so that work does not wait.
-func (s *Session) later(work func()) {
+func (s *Session) later(work func(context.Context)) {
 	s.mu.Lock()
+	if s.waits == nil {
+		s.waits, s.cancel = context.WithCancel(s.ctx)
+		if s.ending {
+			s.cancel()
+		}
+	}
+	ctx := s.waits
 	if s.ended {
 		s.mu.Unlock()
-		work()
+		work(ctx)
 		return
 	}
-	s.parked.Go(work)
+	s.parked.Go(func() { work(ctx) })
 	s.mu.Unlock()
+}
+
+func (s *Session) endWaits() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ending = true
+	if s.cancel != nil {
+		s.cancel()
+	}
 }
 
 // endBurst sends on what a row of requests has produced: to each node, and to
