@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"slices"
+
 	"strings"
 	"testing"
 	"time"
@@ -13,6 +13,7 @@ import (
 	gcnp "github.com/datastax/go-cassandra-native-protocol/frame"
 	"github.com/datastax/go-cassandra-native-protocol/message"
 	"github.com/datastax/go-cassandra-native-protocol/primitive"
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/zdmproject/terraform-provider-zdm/cql/frame"
 	"github.com/zdmproject/terraform-provider-zdm/internal/cqltest"
@@ -333,38 +334,54 @@ func TestFlagsThatTheProxyDoesNotUseArePassedOn(t *testing.T) {
 	}
 }
 
-func TestOptionsAreAnsweredBeforeAndAfterTheLogin(t *testing.T) {
+func TestOptionsTellWhatTheClustersInUseOffer(t *testing.T) {
 	t.Parallel()
-	w := start(t, phase.DualWrite, cqltest.Options{}, cqltest.Options{}, map[string]string{"blocked_protocol_versions": "3"})
-	nc, in := rawClient(t, w.addr)
-	fresh, err := net.Dial("tcp", w.addr)
-	if err != nil {
-		t.Fatal(err)
+	w := start(t, phase.DualWrite, cqltest.Options{}, cqltest.Options{}, map[string]string{
+		"blocked_protocol_versions": "3", "system_queries_mode": "TARGET",
+	})
+	offer := func(side phase.Side, options map[string][]string) {
+		w.side(side).Handle(func(r cqltest.Request) cqltest.Reply {
+			if r.Opcode == primitive.OpCodeOptions {
+				return cqltest.Message(&message.Supported{Options: options})
+			}
+			return cqltest.Ordinary()
+		})
+		w.side(side).DropConnections() // so that it is asked again
 	}
-	defer fresh.Close()
-	for when, c := range map[string]struct {
-		to   io.Writer
-		from *frame.Reader
-	}{"before": {fresh, frame.NewReader(fresh, frame.MaxBody)}, "after": {nc, in}} {
-		if _, err := c.to.Write(frame.AppendHeader(nil, frame.V4, false, 0, 3, frame.OpOptions, 0)); err != nil {
+	offer(phase.Origin, map[string][]string{"CQL_VERSION": {"3.4.4"}, "PROTOCOL_VERSIONS": {"4/v4"}})
+	offer(phase.Target, map[string][]string{"CQL_VERSION": {"3.4.7"}, "PRODUCT_TYPE": {"DATASTAX_APOLLO"}, "SCYLLA_SHARD": {"1"}})
+	want := map[string][]string{
+		"CQL_VERSION": {"3.4.7", "3.4.4"}, "PRODUCT_TYPE": {"DATASTAX_APOLLO"},
+		"COMPRESSION": {"lz4", "snappy"}, "PROTOCOL_VERSIONS": {"4/v4"},
+	}
+	ask := func(nc net.Conn, in *frame.Reader) map[string][]string {
+		if _, err := nc.Write(frame.AppendHeader(nil, frame.V4, false, 0, 3, frame.OpOptions, 0)); err != nil {
 			t.Fatal(err)
 		}
-		f, err := c.from.Next()
-		if err != nil {
-			t.Fatal(err)
+		f, err := in.Next()
+		if err != nil || f.Stream() != 3 {
+			t.Fatalf("OPTIONS: got % x, %v", f, err)
 		}
 		decoded, err := gcnp.NewRawCodec().DecodeFrame(bytes.NewReader(f))
 		if err != nil {
 			t.Fatal(err)
 		}
 		m, ok := decoded.Body.Message.(*message.Supported)
-		if !ok || f.Stream() != 3 {
-			t.Fatalf("%s the login: got %v, want SUPPORTED", when, decoded)
+		if !ok {
+			t.Fatalf("got %v, want SUPPORTED", decoded)
 		}
-		for option, want := range map[string][]string{"COMPRESSION": {"lz4", "snappy"}, "PROTOCOL_VERSIONS": {"4/v4"}} {
-			if !slices.Equal(m.Options[option], want) {
-				t.Errorf("%s the login: %s is %q, want %q", when, option, m.Options[option], want)
-			}
-		}
+		return m.Options
+	}
+	fresh, err := net.Dial("tcp", w.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer fresh.Close()
+	before := frame.NewReader(fresh, frame.MaxBody)
+	eventually(t, "the clusters were asked again", func() bool { return cmp.Equal(ask(fresh, before), want) })
+	eventually(t, "clients can log in", func() bool { _, err := cqltest.Connect(t, w.addr, cqltest.Login{}); return err == nil })
+	nc, in := rawClient(t, w.addr)
+	if diff := cmp.Diff(ask(nc, in), want); diff != "" {
+		t.Errorf("after the login (-got +want):\n%s", diff)
 	}
 }

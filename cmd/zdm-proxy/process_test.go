@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/datastax/go-cassandra-native-protocol/message"
+	"github.com/datastax/go-cassandra-native-protocol/primitive"
 
 	"github.com/zdmproject/terraform-provider-zdm/internal/cqltest"
 )
@@ -371,5 +372,47 @@ func TestClustersThatAreDownAreWaitedForAndASignalEndsTheWait(t *testing.T) {
 	}
 	if code := p.exit(); code != 0 {
 		t.Errorf("code %d after SIGTERM, want 0", code)
+	}
+}
+
+func TestSIGTERMTellsProbesAnswersWhatIsInFlightAndEnds(t *testing.T) {
+	t.Parallel()
+	_, target, settings := pair(t, "127.0.0.1")
+	release := make(chan struct{})
+	const insert = "INSERT INTO ks.t (k) VALUES (1)"
+	target.Handle(func(r cqltest.Request) cqltest.Reply {
+		if r.Text == insert {
+			return cqltest.Ordinary().After(release)
+		}
+		return cqltest.Ordinary()
+	})
+	p := launch(t, environment(settings))
+	cql, probes := p.logged("serving", "address"), p.logged("metrics and health are served", "address")
+	c := cqltest.Dial(t, cql, cqltest.Login{})
+	answer := c.Send(&message.Query{Query: insert})
+	target.WaitFor(t, 1, cqltest.WithText(insert))
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	p.await("readiness is 503", func() bool {
+		code, body := get(t, probes, "/health/readiness")
+		return code == http.StatusServiceUnavailable && strings.HasSuffix(strings.TrimSpace(body), `"Status":"DOWN"}`)
+	})
+	if code, _ := get(t, probes, "/health/liveness"); code != http.StatusOK {
+		t.Errorf("liveness while draining: %d, want 200", code)
+	}
+	p.await("the client port is closed", func() bool {
+		nc, err := net.Dial("tcp", cql)
+		if err == nil {
+			nc.Close()
+		}
+		return err != nil
+	})
+	close(release)
+	if m := c.Await(t, answer).Message(); m.GetOpCode() != primitive.OpCodeResult {
+		t.Errorf("what was in flight: got %v, want its RESULT", m)
+	}
+	if code := p.exit(); code != 0 {
+		t.Errorf("code %d, want 0", code)
 	}
 }

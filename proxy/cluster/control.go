@@ -358,7 +358,7 @@ func (c *Control) build(l *link, local, peers *message.RowsResult) (*Topology, e
 		datacenter = c.cfg.Datacenter
 	}
 	t, warnings, err := topologySource{
-		local: local, peers: peers, contact: l.node, version: l.version, authenticator: l.authenticator,
+		local: local, peers: peers, contact: l.node, version: l.version, authenticator: l.authenticator, supported: l.supported,
 		datacenter: datacenter, assignHosts: c.cfg.AssignHosts, name: c.cfg.Side.String(),
 	}.build()
 	if err != nil {
@@ -518,6 +518,9 @@ func (c *Control) open(ctx context.Context, node netip.AddrPort, patience time.D
 	t, err := func() (*Topology, error) {
 		// First of all, so that no change falls between.
 		if err := l.register(ctx); err != nil {
+			return nil, err
+		}
+		if err := l.options(ctx); err != nil {
 			return nil, err
 		}
 		local, peers, err := l.describe(ctx)

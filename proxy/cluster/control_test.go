@@ -110,7 +110,7 @@ func TestControlLearnsTheClusterFromItsFirstContact(t *testing.T) {
 		if topology := c.Topology(); topology.Authenticator != passwordAuthenticator || topology.Version != frame.V4 || c.published() != 1 {
 			t.Errorf("topology is %+v, published %d times", topology, c.published())
 		}
-		want := "OpCode STARTUP [0x01], OpCode AUTH RESPONSE [0x0F], OpCode REGISTER [0x0B], SELECT * FROM system.local, SELECT * FROM system.peers, SELECT now() FROM system.local"
+		want := "OpCode STARTUP [0x01], OpCode AUTH RESPONSE [0x0F], OpCode REGISTER [0x0B], OpCode OPTIONS [0x05], SELECT * FROM system.local, SELECT * FROM system.peers, SELECT now() FROM system.local"
 		if got := strings.Join(c.nodes[0].requests(), ", "); got != want {
 			t.Errorf("the node was asked %s, want %s", got, want)
 		}
@@ -211,8 +211,8 @@ func TestControlNoticesASilentNodeByItsHeartbeat(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := serveControl(t, 2, nil)
 		time.Sleep(65 * time.Second)
-		if got := c.nodes[0].count("OpCode OPTIONS [0x05]"); got != 2 {
-			t.Errorf("%d heartbeats in 65 s, want 2, among %q", got, c.nodes[0].requests())
+		if got := c.nodes[0].count("OpCode OPTIONS [0x05]"); got != 3 {
+			t.Errorf("OPTIONS %d times in 65 s, want once at first and two heartbeats, among %q", got, c.nodes[0].requests())
 		}
 		c.nodes[0].set(func(n *fakeNode) { n.mute = true })
 		time.Sleep(30*time.Second + linkTimeout)

@@ -38,6 +38,9 @@ type link struct {
 	// it must not block.
 	onEvent func(message.Message, []byte)
 
+	// supported is the node's answer to OPTIONS; set by open, then read only.
+	supported map[string][]string
+
 	// turn holds one token: who has it owns stream, and may write.
 	turn   chan struct{}
 	stream int16
@@ -168,6 +171,18 @@ func (l *link) register(ctx context.Context) error {
 	}})
 	if err != nil {
 		return fmt.Errorf("REGISTER: %w", err)
+	}
+	return nil
+}
+
+// options asks what the node offers to its clients.
+func (l *link) options(ctx context.Context) error {
+	reply, err := l.ask(ctx, &message.Options{})
+	if err != nil {
+		return fmt.Errorf("OPTIONS: %w", err)
+	}
+	if m, ok := reply.(*message.Supported); ok {
+		l.supported = m.Options
 	}
 	return nil
 }

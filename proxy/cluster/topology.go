@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -46,6 +47,8 @@ type Topology struct {
 	Version frame.Version
 	// Authenticator is the class that asked for a login; "" if none did.
 	Authenticator string
+	// Supported is what the contact offers to its clients, by option.
+	Supported map[string][]string
 	// Local and Peers are the answers to SELECT * FROM system.local and
 	// system.peers in the layout of Version, for whoever answers these tables.
 	Local, Peers *message.RowsResult
@@ -59,6 +62,7 @@ func (t *Topology) Equal(o *Topology) bool {
 	}
 	return t.SameNodes(o) &&
 		t.Contact == o.Contact && t.Version == o.Version && t.Authenticator == o.Authenticator &&
+		maps.EqualFunc(t.Supported, o.Supported, slices.Equal[[]string]) &&
 		t.Datacenter == o.Datacenter && sameRows(t.Local, o.Local) && sameRows(t.Peers, o.Peers)
 }
 
@@ -95,6 +99,7 @@ type topologySource struct {
 	contact       netip.AddrPort
 	version       frame.Version
 	authenticator string
+	supported     map[string][]string
 	// datacenter is the configured one; "" means that of the contact.
 	datacenter string
 	// assignHosts is false where only the contact may be used.
@@ -131,9 +136,9 @@ func (s topologySource) build() (*Topology, []string, error) {
 		Release:       own.Release,
 		SchemaVersion: local.uuid("schema_version"),
 		Version:       s.version,
-		Authenticator: s.authenticator,
-		Local:         s.local,
-		Peers:         s.peers,
+		Authenticator: s.authenticator, Supported: s.supported,
+		Local: s.local,
+		Peers: s.peers,
 	}
 	var warnings []string
 	if class := t.Partitioner[strings.LastIndexByte(t.Partitioner, '.')+1:]; class != "Murmur3Partitioner" && class != "RandomPartitioner" {

@@ -145,7 +145,7 @@ func TestTopologyCarriesWhatSystemLocalSays(t *testing.T) {
 	t.Parallel()
 	local, peers := systemTables(peerSpec{addr: "10.0.0.1", rpc: "10.0.0.1", dc: "dc1", rack: "r2", id: 1})
 	got, _, err := topologySource{local: local, peers: peers, contact: netip.MustParseAddrPort("10.0.0.1:9042"),
-		version: frame.V3, authenticator: "A", assignHosts: true, name: "origin"}.build()
+		version: frame.V3, authenticator: "A", supported: map[string][]string{"CQL_VERSION": {"3.4.6"}}, assignHosts: true, name: "origin"}.build()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -154,7 +154,8 @@ func TestTopologyCarriesWhatSystemLocalSays(t *testing.T) {
 			Datacenter: "dc1", Rack: "r2", Release: "4.1.8"}},
 		Contact: netip.MustParseAddrPort("10.0.0.1:9042"), Datacenter: "dc1", ClusterName: "Old Cluster",
 		Partitioner: "org.apache.cassandra.dht.Murmur3Partitioner", Release: "4.1.8",
-		SchemaVersion: "00000000-0000-0000-0000-000000000000", Version: frame.V3, Authenticator: "A", Local: local, Peers: peers,
+		SchemaVersion: "00000000-0000-0000-0000-000000000000", Version: frame.V3, Authenticator: "A",
+		Supported: map[string][]string{"CQL_VERSION": {"3.4.6"}}, Local: local, Peers: peers,
 	}
 	compare := []cmp.Option{cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b }),
 		cmp.Comparer(func(a, b *message.RowsResult) bool { return a == b })}

@@ -121,6 +121,18 @@ func (e *Env) serves(ctx context.Context, v frame.Version) bool {
 	return true
 }
 
+// offers are what the clusters that are in use answer OPTIONS with: first the
+// one whose system tables clients see.
+func (e *Env) offers() (out []map[string][]string) {
+	first := route.SystemSide(e.Rule(), e.Routing)
+	for _, side := range []phase.Side{first, first.Other()} {
+		if t := e.Clusters[side].Control().Topology(); t != nil && e.loginSides().Has(side) {
+			out = append(out, t.Supported)
+		}
+	}
+	return out
+}
+
 // bounds are the lowest and the greatest version that clients may speak now, DSE
 // versions apart.
 func (e *Env) bounds(ctx context.Context) (lowest, greatest frame.Version) {

@@ -2,6 +2,7 @@ package session
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/zdmproject/terraform-provider-zdm/cql/frame"
 )
@@ -19,30 +20,52 @@ func (s *Session) refuseVersion(got byte) {
 	})
 }
 
-// respondSupported answers OPTIONS.
+// respondSupported answers OPTIONS. Of what the clusters offer it passes on the
+// versions of CQL, one of which cqlsh -cqlversion must find there, and the
+// product: Astra's has drivers write at LOCAL_QUORUM, without which it refuses.
+// The rest is about one node, such as the shard of a ScyllaDB connection.
 func (s *Session) respondSupported(f frame.Frame) {
 	compression := []string{frame.LZ4.String()}
 	if s.client.Version != frame.V5 {
 		compression = append(compression, frame.Snappy.String())
 	}
-	var versions []string
+	var versions, cql, product []string
 	for _, v := range known {
 		if v <= frame.V5 && s.env.serves(s.ctx, v) {
 			versions = append(versions, fmt.Sprintf("%d/v%d", v, v))
 		}
 	}
-	out := frame.AppendHeader(nil, s.client.Version, true, 0, f.Stream(), frame.OpSupported, 0)
-	out = frame.AppendShort(out, 3)
-	for _, option := range []struct {
+	for _, offer := range s.env.offers() {
+		for _, v := range offer["CQL_VERSION"] {
+			if !slices.Contains(cql, v) {
+				cql = append(cql, v)
+			}
+		}
+		if len(product) == 0 {
+			product = offer["PRODUCT_TYPE"]
+		}
+	}
+	if len(cql) == 0 {
+		cql = []string{cqlVersion}
+	}
+	type option struct {
 		name   string
 		values []string
-	}{{"CQL_VERSION", []string{cqlVersion}}, {"COMPRESSION", compression}, {"PROTOCOL_VERSIONS", versions}} {
-		out = frame.AppendString(out, option.name)
-		out = frame.AppendStringList(out, option.values)
+	}
+	options := []option{{"CQL_VERSION", cql}, {"COMPRESSION", compression}, {"PROTOCOL_VERSIONS", versions}}
+	if len(product) > 0 {
+		options = append(options, option{"PRODUCT_TYPE", product})
+	}
+	out := frame.AppendHeader(nil, s.client.Version, true, 0, f.Stream(), frame.OpSupported, 0)
+	out = frame.AppendShort(out, uint16(len(options)))
+	for _, o := range options {
+		out = frame.AppendString(out, o.name)
+		out = frame.AppendStringList(out, o.values)
 	}
 	frame.PutLength(out)
 	s.client.Respond(&s.batch, f.Stream(), out)
 }
 
-// cqlVersion is what SUPPORTED tells: that of the oldest Cassandra served.
+// cqlVersion is told while no cluster was asked: that of the oldest Cassandra
+// served.
 const cqlVersion = "3.4.5"
