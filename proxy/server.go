@@ -81,8 +81,8 @@ func New(cfg *config.Config, log *slog.Logger) (*Server, error) {
 				OnTopology:     func(t *cluster.Topology) { s.env.OnTopology(side, t) },
 				OnSchemaChange: func(body []byte) { s.onSchemaChange(side, body) },
 			}),
-			ConnectionsPerNode: cfg.UpstreamConnections,
-			RequestTimeout:     cfg.Listen.RequestTimeout, Heartbeat: cfg.Heartbeat.Interval, Log: log,
+			ConnectionsPerNode: cfg.Upstream.Connections, MaxConnectionsPerNode: cfg.Upstream.MaxConnections, MaxPools: cfg.Upstream.MaxPools,
+			RequestTimeout: cfg.Listen.RequestTimeout, Heartbeat: cfg.Heartbeat.Interval, Log: log,
 			Meter: func(side phase.Side, node string) any {
 				n := s.env.Metrics.Node(side, node)
 				n.ConnectionOpened()

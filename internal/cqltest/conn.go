@@ -249,8 +249,8 @@ func (c *conn) login(username string) {
 
 // ordinary is the answer of a healthy node.
 func (c *conn) ordinary(r Request) Reply {
-	o := &c.node.opts
-	authenticates := o.Username != "" || o.Password != ""
+	username, password := c.node.credentials()
+	authenticates := username != "" || password != ""
 	switch m := r.Message.(type) {
 	case *message.Options:
 		return Message(&message.Supported{Options: map[string][]string{
@@ -264,10 +264,10 @@ func (c *conn) ordinary(r Request) Reply {
 		return Message(&message.Ready{})
 	case *message.AuthResponse:
 		parts := bytes.Split(m.Token, []byte{0}) // RFC 4616: [authzid] NUL authcid NUL passwd
-		if len(parts) != 3 || string(parts[1]) != o.Username || string(parts[2]) != o.Password {
+		if len(parts) != 3 || string(parts[1]) != username || string(parts[2]) != password {
 			return Error(primitive.ErrorCodeAuthenticationError, "Provided username and/or password are incorrect").ThenClose()
 		}
-		c.login(o.Username)
+		c.login(username)
 		return Message(&message.AuthSuccess{})
 	}
 	c.mu.Lock()

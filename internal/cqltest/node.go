@@ -156,6 +156,19 @@ func (n *Node) Handle(f func(Request) Reply) {
 	n.handler = f
 }
 
+// SetPassword changes the password, as ALTER ROLE does: connections stay.
+func (n *Node) SetPassword(password string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.opts.Password = password
+}
+
+func (n *Node) credentials() (username, password string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.opts.Username, n.opts.Password
+}
+
 // Describe sets what PREPARE of exactly this text answers. Without it a SELECT
 // has the columns k and node (both text), and every ? is a text variable.
 func (n *Node) Describe(text string, s Statement) {

@@ -171,6 +171,12 @@ func (c *Config) checkRest(p *problems) {
 		p.add("metrics_port: %d is also proxy_listen_port; choose another", m.Port)
 	}
 	c.checkListenTLS(p)
+	if u := &c.Upstream; u.MaxConnections < u.Connections {
+		if c.given["upstream_max_connections_per_node"] {
+			p.add("upstream_max_connections_per_node: %d is below upstream_connections_per_node, %d; raise it", u.MaxConnections, u.Connections)
+		}
+		u.MaxConnections = u.Connections
+	}
 	if c.MaxProtocolVersion == Version2 {
 		p.add("control_conn_max_protocol_version: 2 is below 3; give 3 or above")
 	}

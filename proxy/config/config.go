@@ -47,9 +47,7 @@ type Config struct {
 	Metrics   Metrics
 	Heartbeat Heartbeat
 
-	// UpstreamConnections is the number of connections to each node, for each
-	// pool (credentials, keyspace, version); at least 1.
-	UpstreamConnections int
+	Upstream Upstream
 
 	// accepted holds settings that are valid and have no effect here, by key.
 	accepted map[string]string
@@ -80,6 +78,16 @@ type Cluster struct {
 	// AssignHosts spreads requests over the nodes of the data centre; without it
 	// only the contact points are used.
 	AssignHosts bool
+}
+
+// Upstream is how connections to nodes are pooled: a pool is for one user,
+// password, keyspace and protocol version.
+type Upstream struct {
+	// Connections of a pool to each node, at first and at most under load; Parse
+	// sees to it that the second is not below the first.
+	Connections, MaxConnections int
+	// MaxPools of one side.
+	MaxPools int
 }
 
 // TLSFiles are paths of PEM files; all "" means plain TCP.

@@ -84,7 +84,7 @@ func TestDefaultsAreThoseOfZDM(t *testing.T) {
 		{"Topology.Addresses", c.Topology.Addresses, []netip.Addr{netip.MustParseAddr("127.0.0.1")}},
 		{"ClientCredentials", c.ClientCredentials, CredentialsTarget},
 		{"SystemQueriesMode", c.SystemQueriesMode, phase.Origin},
-		{"UpstreamConnections", c.UpstreamConnections, 2},
+		{"Upstream", c.Upstream, Upstream{Connections: 2, MaxConnections: 8, MaxPools: 1000}},
 		{"Warnings", len(c.Warnings()), 0},
 	}
 	for _, check := range checks {
@@ -141,6 +141,8 @@ func TestParseTellsWhatIsWrongAndWhatToDo(t *testing.T) {
 			"proxy_topology_addresses: 10.0.0.7 is listed twice; list each proxy once, in the same order on all"}},
 		{"topology host name", []string{"proxy_topology_addresses", "proxy-1"}, []string{
 			`proxy_topology_addresses: "proxy-1" is not an IP address that a driver could use; give one for each proxy`}},
+		{"connections crossed", []string{"upstream_connections_per_node", "4", "upstream_max_connections_per_node", "3"}, []string{
+			"upstream_max_connections_per_node: 3 is below upstream_connections_per_node, 4; raise it"}},
 		{"back-off bounds crossed", []string{"heartbeat_retry_interval_min_ms", "500", "heartbeat_retry_interval_max_ms", "400"}, []string{
 			"heartbeat_retry_interval_min_ms: 500 is above heartbeat_retry_interval_max_ms, 400; lower it"}},
 		{"one port for two", []string{"metrics_port", "14002"}, []string{"metrics_port: 14002 is also proxy_listen_port; choose another"}},

@@ -195,7 +195,9 @@ func unsupportedSettings() []Setting {
 		boolean("FORWARD_CLIENT_CREDENTIALS_TO_ORIGIN", false, "ZDM's name for CLIENT_CREDENTIALS=origin.", nil),
 		boolean("ORIGIN_ENABLE_HOST_ASSIGNMENT", true, "Whether all nodes of Origin's data centre are used, or only the contact points.", func(c *Config) *bool { return &c.Clusters[phase.Origin].AssignHosts }),
 		boolean("TARGET_ENABLE_HOST_ASSIGNMENT", true, "Whether all nodes of Target's data centre are used, or only the contact points.", func(c *Config) *bool { return &c.Clusters[phase.Target].AssignHosts }),
-		ours(integer("UPSTREAM_CONNECTIONS_PER_NODE", 2, 1, 64, "Connections to each node, shared by all clients with the same credentials and protocol version.", func(c *Config) *int { return &c.UpstreamConnections })),
+		ours(integer("UPSTREAM_CONNECTIONS_PER_NODE", 2, 1, 64, "Connections to each node that are always open, shared by all clients with the same credentials, keyspace and protocol version.", func(c *Config) *int { return &c.Upstream.Connections })),
+		ours(integer("UPSTREAM_MAX_CONNECTIONS_PER_NODE", 8, 1, 64, "Up to how many there are while the load needs them.", func(c *Config) *int { return &c.Upstream.MaxConnections })),
+		ours(integer("UPSTREAM_MAX_POOLS", 1000, 1, 1_000_000, "Different credentials, keyspaces and protocol versions that clients may use at once, for each cluster: each has connections of its own to every node.", func(c *Config) *int { return &c.Upstream.MaxPools })),
 	}
 }
 

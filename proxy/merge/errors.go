@@ -16,7 +16,7 @@ import (
 //	write, some node may have it            WRITE_TIMEOUT            retried only if the application says it is idempotent
 //	read, a node has it                     READ_TIMEOUT             received 0 of 1: no driver retries it on its own
 //	nothing was sent, no node is reachable  UNAVAILABLE, alive 0     drivers go to another host
-//	nothing was sent, too much in flight    OVERLOADED               drivers go to another host
+//	nothing was sent, too much in use       OVERLOADED               drivers go to another host
 //	PREPARE, USE: nothing can be applied    OVERLOADED               drivers go to another host, and none closes its connection
 func LossError(st Statement, cl frame.Consistency, cause error, partial bool) frame.ErrorBody {
 	e := frame.ErrorBody{Message: cause.Error(), Consistency: cl, Required: 1}
@@ -28,7 +28,7 @@ func LossError(st Statement, cl frame.Consistency, cause error, partial bool) fr
 		e.Message = fmt.Sprintf("the outcome of the write is unknown: %v", cause)
 	case upstream.Sent(cause):
 		e.Code = frame.ErrReadTimeout
-	case errors.Is(cause, upstream.ErrBusy):
+	case errors.Is(cause, upstream.ErrBusy), errors.Is(cause, upstream.ErrTooManyPools):
 		e.Code = frame.ErrOverloaded
 	default:
 		e.Code = frame.ErrUnavailable

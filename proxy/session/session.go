@@ -276,7 +276,7 @@ func (s *Session) pick(sc *scope, side phase.Side) (*upstream.Conn, error) {
 	if s.burstOf != sc {
 		s.burst, s.burstOf = [2]*upstream.Conn{}, sc
 	}
-	if c := s.burst[side]; c != nil && c.Usable() {
+	if c := s.burst[side]; c != nil && c.Answering() {
 		return c, nil
 	}
 	p := sc.pools[side].Load()

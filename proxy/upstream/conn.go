@@ -64,6 +64,8 @@ var (
 	ErrNoConnection = errors.New("no connection")
 	// ErrBusy: every stream id of the connection is taken, or its output is full.
 	ErrBusy = errors.New("too many requests in flight")
+	// ErrTooManyPools: all pools that there may be are in use.
+	ErrTooManyPools = errors.New("too many pools of connections in use")
 )
 
 // LostError is why a request has no answer.
@@ -89,6 +91,21 @@ func Sent(err error) bool {
 	var lost *LostError
 	return !errors.As(err, &lost) || lost.Sent
 }
+
+// health says whether requests should go to a connection; less is better.
+type health uint32
+
+const (
+	answering health = iota
+	// quiet: a request waits for an answer for longer than quietAfter, and nothing
+	// else came either. The node may be frozen or cut off.
+	quiet
+	closed
+)
+
+// quietAfter is long for a node that answers anything at all, a pause of its
+// garbage collector apart, and short against any time-out.
+const quietAfter = 200 * time.Millisecond
 
 // Limits of one connection.
 const (
@@ -117,6 +134,7 @@ type Conn struct {
 	version  frame.Version
 	timeout  int64 // nanoseconds
 	meter    any
+	line     *line // whose it is
 
 	out nbio.Outbox
 
@@ -128,11 +146,11 @@ type Conn struct {
 	err   error   // why it is closed
 
 	inFlight  atomic.Int32
-	lastRead  atomic.Int64 // Nanotime
-	gaveUp    atomic.Bool  // a request has timed out
-	asked     atomic.Bool  // a heartbeat is in flight
+	health    atomic.Uint32 // of type health
+	lastRead  atomic.Int64  // Nanotime
+	gaveUp    atomic.Bool   // a request has timed out
+	asked     atomic.Bool   // a heartbeat is in flight
 	closeOnce sync.Once
-	closed    chan struct{}
 }
 
 // ConnOptions are what newConn needs besides the socket.
@@ -144,13 +162,14 @@ type ConnOptions struct {
 	Timeout  time.Duration
 	// Meter is what Meter returns; the pool's owner keeps its per-node figures there.
 	Meter any
+	// Line is whose connection it is, for its pool.
+	Line *line
 }
 
 func newConn(nc net.Conn, o ConnOptions) *Conn {
 	c := &Conn{
 		side: o.Side, node: o.Node, nc: nbio.New(nc), keyspace: o.Keyspace, version: o.Version,
-		timeout: int64(o.Timeout), meter: o.Meter,
-		closed: make(chan struct{}),
+		timeout: int64(o.Timeout), meter: o.Meter, line: o.Line,
 	}
 	c.out.Init(c.nc, o.Timeout, c.close)
 	if o.Version == frame.V5 {
@@ -174,13 +193,20 @@ func (c *Conn) Busy() bool { return c.InFlight() >= maxStreams }
 
 // Usable reports whether the connection is still open. It may break the moment
 // after.
-func (c *Conn) Usable() bool {
-	select {
-	case <-c.closed:
-		return false
-	default:
-		return true
+func (c *Conn) Usable() bool { return c.state() != closed }
+
+// Answering reports whether the connection is open and its node answers, as far
+// as is known. Requests should go to one that does.
+func (c *Conn) Answering() bool { return c.state() == answering }
+
+func (c *Conn) state() health { return health(c.health.Load()) }
+
+// better reports whether a request should rather go to c than to o.
+func (c *Conn) better(o *Conn) bool {
+	if s, t := c.state(), o.state(); s != t {
+		return s < t
 	}
+	return c.InFlight() < o.InFlight()
 }
 
 // InFlight is the number of requests that wait for an answer.
@@ -270,6 +296,9 @@ func (c *Conn) serve(ctx context.Context, ended func()) error {
 		if fresh {
 			b.Now = Nanotime()
 			c.lastRead.Store(b.Now)
+			if c.state() == quiet {
+				c.health.CompareAndSwap(uint32(quiet), uint32(answering))
+			}
 			fresh = false
 		}
 		if r := c.release(f.Stream()); r != nil {
@@ -325,7 +354,7 @@ func (c *Conn) close(cause error) {
 		buf := c.out.Begin()
 		c.err = cause
 		c.out.End(buf)
-		close(c.closed)
+		c.health.Store(uint32(closed))
 		_ = c.nc.Close() // nothing to save
 	})
 }
@@ -350,18 +379,24 @@ func (c *Conn) loseAll(b *Batch) {
 	}
 }
 
-// expire gives up what was sent before now-timeout. A given-up id is not used
-// again before its late answer; a connection on which half of the ids wait so
+// expire gives up what was sent before now-timeout, and returns when the oldest
+// request was sent that still waits, or b.Now without any. A given-up id is not
+// used again before its late answer; a connection on which half of the ids wait so
 // is of no more use and is closed.
-func (c *Conn) expire(b *Batch) {
-	oldest := b.Now - c.timeout
+func (c *Conn) expire(b *Batch) (oldest int64) {
+	overdue, oldest := b.Now-c.timeout, b.Now
 	var lost []Receiver
 	buf := c.out.Begin()
 	for i := range c.slots {
-		if s := &c.slots[i]; s.r != nil && s.at < oldest {
+		s := &c.slots[i]
+		switch {
+		case s.r == nil:
+		case s.at < overdue:
 			lost = append(lost, s.r)
 			s.r, s.late = nil, true
 			c.late++
+		default:
+			oldest = min(oldest, s.at)
 		}
 	}
 	late := c.late
@@ -376,6 +411,14 @@ func (c *Conn) expire(b *Batch) {
 	if late > maxStreams/2 {
 		c.close(fmt.Errorf("connection given up: %d requests were never answered", late))
 	}
+	return oldest
+}
+
+// judge marks a connection quiet, and reports whether it did so now. oldest is
+// when the oldest request was sent that waits.
+func (c *Conn) judge(now, oldest int64) bool {
+	const long = int64(quietAfter)
+	return now-oldest > long && now-c.lastRead.Load() > long && c.health.CompareAndSwap(uint32(answering), uint32(quiet))
 }
 
 // heartbeat asks a connection that has been silent for a sign of life: an idle
@@ -385,14 +428,16 @@ func (c *Conn) expire(b *Batch) {
 // long as the kernel keeps trying.
 func (c *Conn) heartbeat(now int64, every time.Duration) {
 	silent := now - c.lastRead.Load()
-	switch {
-	case c.asked.Load():
-		return
-	case c.gaveUp.Load() && silent > c.timeout:
-	case every <= 0 || silent < int64(every) || c.InFlight() > 0:
+	if c.gaveUp.Load() && silent > c.timeout || every > 0 && silent >= int64(every) && c.InFlight() == 0 {
+		c.ask(now)
+	}
+}
+
+// ask sends a heartbeat, unless one is in flight.
+func (c *Conn) ask(now int64) {
+	if !c.asked.CompareAndSwap(false, true) {
 		return
 	}
-	c.asked.Store(true)
 	options := frame.Frame(frame.AppendHeader(nil, c.version, false, 0, 0, frame.OpOptions, 0))
 	if c.Send(&pulse{c}, options, Patch{}, now) != nil {
 		c.asked.Store(false) // it is closed, or full: then what is in flight will tell

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -28,6 +29,9 @@ type Key struct {
 const (
 	retryMin = 50 * time.Millisecond
 	retryMax = time.Second
+	// refusedRetry is for a node that refuses the credentials: each attempt costs
+	// it a check of the password, and may count towards a lock of the account.
+	refusedRetry = 30 * time.Second
 )
 
 // Pool is the connections of one Key to the nodes of one side: a few for each
@@ -55,10 +59,16 @@ type Pool struct {
 
 // member is the connections to one node.
 type member struct {
-	node cluster.Node
-	size int
-	stop context.CancelFunc // opens no more connections
-	end  context.CancelFunc // closes those that are open
+	node  cluster.Node
+	lines []*line
+	load  load
+}
+
+// line is one connection to a node, which is opened again whenever it breaks.
+type line struct {
+	member *member
+	stop   context.CancelFunc // opens no more connections
+	end    context.CancelFunc // closes the one that is open
 }
 
 func newPool(c *Pools, key Key) *Pool {
@@ -68,8 +78,9 @@ func newPool(c *Pools, key Key) *Pool {
 }
 
 // Conn picks a connection: of two neighbours on the ring the one with less in
-// flight, so that a node that stopped answering gets little. It returns nil
-// when none is ready. It does not block.
+// flight, so that a slow node gets less; any other one if neither answers, so
+// that a dead one gets nothing. It returns nil when none is ready. It does not
+// block.
 func (p *Pool) Conn() *Conn {
 	ready := *p.ready.Load()
 	n := uint32(len(ready))
@@ -78,13 +89,20 @@ func (p *Pool) Conn() *Conn {
 	}
 	i := p.next.Add(1)
 	c := ready[i%n]
-	if n > 1 {
-		if d := ready[(i+1)%n]; d.InFlight() < c.InFlight() || !c.Usable() {
+	if d := ready[(i+1)%n]; d.better(c) {
+		c = d
+	}
+	if c.Answering() {
+		return c
+	}
+	// From a random place, or the next on the ring would get what these two had.
+	for k, at := uint32(0), rand.Uint32N(n); k < n; k++ {
+		if d := ready[(at+k)%n]; d.state() < c.state() {
 			c = d
 		}
 	}
 	if !c.Usable() {
-		return nil // it is about to leave the ring
+		return nil // all are about to leave the ring
 	}
 	return c
 }
@@ -94,12 +112,13 @@ func (p *Pool) connTo(node string) *Conn {
 	if node == "" {
 		return p.Conn()
 	}
+	var found *Conn
 	for _, c := range *p.ready.Load() {
-		if c.node == node && c.Usable() {
-			return c
+		if c.node == node && c.Usable() && (found == nil || c.better(found)) {
+			found = c
 		}
 	}
-	return nil
+	return found
 }
 
 // Wait returns a ready connection to a node ("" for any), as soon as there is
@@ -142,7 +161,7 @@ func (p *Pool) Hopeless() error {
 func (p *Pool) hopeless() bool {
 	total := 0
 	for _, m := range p.members {
-		total += m.size
+		total += len(m.lines)
 	}
 	return total > 0 && p.failing >= total
 }
@@ -182,21 +201,19 @@ func (p *Pool) update(nodes []cluster.Node, adoptNode string, adopt net.Conn) {
 		if p.members[addr] != nil {
 			continue
 		}
-		life, end := context.WithCancel(p.pools.ctx)
-		ctx, stop := context.WithCancel(life)
-		m := &member{node: n, size: p.pools.opts.ConnectionsPerNode, stop: stop, end: end}
+		m := &member{node: n}
 		p.members[addr] = m
-		for i := range m.size {
+		for range p.pools.opts.ConnectionsPerNode {
 			var first net.Conn
-			if i == 0 && addr == adoptNode {
+			if addr == adoptNode {
 				first, adopt = adopt, nil
 			}
-			p.pools.wg.Go(func() { p.keep(ctx, life, m, first) })
+			p.open(m, first)
 		}
 	}
 	for addr, m := range p.members {
 		if !want[addr] {
-			p.retire(m)
+			p.retire(m.lines...)
 			delete(p.members, addr)
 		}
 	}
@@ -206,13 +223,24 @@ func (p *Pool) update(nodes []cluster.Node, adoptNode string, adopt net.Conn) {
 	p.broadcast()
 }
 
-// retire lets a node go that has left the topology, which may be by plan: it
-// gets no more requests, and has the time of one to answer what it has. mu is
-// held.
-func (p *Pool) retire(m *member) {
-	m.stop()
-	p.ready.Store(without(*p.ready.Load(), func(c *Conn) bool { return c.node == m.node.Name() }))
-	time.AfterFunc(p.pools.opts.RequestTimeout, m.end)
+// open adds a line to a node; first is its connection if there is one already. mu
+// is held.
+func (p *Pool) open(m *member, first net.Conn) {
+	life, end := context.WithCancel(p.pools.ctx)
+	ctx, stop := context.WithCancel(life)
+	l := &line{member: m, stop: stop, end: end}
+	m.lines = append(m.lines, l)
+	p.pools.wg.Go(func() { p.keep(ctx, life, l, first) })
+}
+
+// retire lets lines go that work still: they get no more requests, and have the
+// time of one to answer what they have. mu is held.
+func (p *Pool) retire(lines ...*line) {
+	for _, l := range lines {
+		l.stop()
+		time.AfterFunc(p.pools.opts.RequestTimeout, l.end)
+	}
+	p.ready.Store(without(*p.ready.Load(), func(c *Conn) bool { return slices.Contains(lines, c.line) }))
 }
 
 // shut closes every connection. Requests in flight are told as lost.
@@ -221,7 +249,9 @@ func (p *Pool) shut() {
 	defer p.mu.Unlock()
 	p.closed = true
 	for addr, m := range p.members {
-		m.end()
+		for _, l := range m.lines {
+			l.end()
+		}
 		delete(p.members, addr)
 	}
 	p.broadcast()
@@ -235,7 +265,8 @@ func (p *Pool) broadcast() {
 // keep holds one connection to a node open until ctx ends, and lets the last one
 // live until life does, which is not before ctx. It is the reader of the
 // connection while there is one.
-func (p *Pool) keep(ctx, life context.Context, m *member, nc net.Conn) {
+func (p *Pool) keep(ctx, life context.Context, l *line, nc net.Conn) {
+	m := l.member
 	wait, failing := retryMin, false
 	for ctx.Err() == nil {
 		var err error
@@ -244,13 +275,14 @@ func (p *Pool) keep(ctx, life context.Context, m *member, nc net.Conn) {
 		}
 		if err != nil {
 			p.note(ctx, m, &failing, err)
+			wait = pauseAfter(err, wait)
 			p.pause(ctx, &wait)
 			continue
 		}
 		opened := time.Now()
 		c := newConn(nc, ConnOptions{
 			Side: p.pools.side, Node: m.node.Name(), Keyspace: p.key.Keyspace, Version: p.key.Version,
-			Timeout: p.pools.opts.RequestTimeout, Meter: p.pools.opts.Meter(p.pools.side, m.node.Name()),
+			Timeout: p.pools.opts.RequestTimeout, Meter: p.pools.opts.Meter(p.pools.side, m.node.Name()), Line: l,
 		})
 		nc = nil
 		if failing {
@@ -286,6 +318,19 @@ func (p *Pool) pause(ctx context.Context, wait *time.Duration) {
 	*wait = min(*wait*2, retryMax)
 }
 
+// pauseAfter is how long to wait after a failed attempt, if it is wait otherwise.
+func pauseAfter(err error, wait time.Duration) time.Duration {
+	if badCredentials(err) {
+		return refusedRetry
+	}
+	return wait
+}
+
+func badCredentials(err error) bool {
+	var refused *cluster.NodeError
+	return errors.As(err, &refused) && refused.Code == frame.ErrBadCredentials
+}
+
 // note records the outcome of an attempt.
 func (p *Pool) note(ctx context.Context, m *member, failing *bool, err error) {
 	if err != nil && ctx.Err() != nil {
@@ -303,8 +348,7 @@ func (p *Pool) note(ctx context.Context, m *member, failing *bool, err error) {
 	if err != nil {
 		p.lastErr = err
 		p.pools.opts.ConnectFailed(p.pools.side, m.node.Name())
-		var refused *cluster.NodeError
-		if errors.As(err, &refused) && refused.Code == frame.ErrBadCredentials {
+		if badCredentials(err) {
 			p.verified = time.Time{}
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
 	"sync/atomic"
@@ -27,8 +28,8 @@ const (
 )
 
 // serveCluster runs Pools in front of fake nodes, with one connection for
-// each node and pool, until the test ends.
-func serveCluster(t *testing.T, nodes *cqltest.Cluster, login cqltest.Options, timeout time.Duration) *Pools {
+// each node and pool, until the test ends. change adapts them first.
+func serveCluster(t *testing.T, nodes *cqltest.Cluster, login cqltest.Options, timeout time.Duration, change ...func(*Pools)) *Pools {
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
 	c, err := New(Options{
@@ -45,6 +46,9 @@ func serveCluster(t *testing.T, nodes *cqltest.Cluster, login cqltest.Options, t
 	})
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, f := range change {
+		f(c)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
@@ -405,5 +409,112 @@ func TestAnIdleConnectionIsAskedForASignOfLife(t *testing.T) {
 	}
 	if !conn.Usable() {
 		t.Error("a connection that answers was closed")
+	}
+}
+
+func TestAtTheBoundOfPoolsTheOneUnusedForLongestMakesWay(t *testing.T) {
+	t.Parallel()
+	nodes := cqltest.StartCluster(t, "127.73.25.1", 1, cqltest.Options{})
+	c := serveCluster(t, nodes, cqltest.Options{}, time.Minute, func(c *Pools) { c.opts.MaxPools = 2 })
+	open := func(keyspace string) (*Pool, error) {
+		return c.Acquire(t.Context(), Key{Version: frame.V4, Keyspace: keyspace}, false)
+	}
+	var pools []*Pool
+	for _, ks := range []string{"a", "b"} {
+		p, err := open(ks)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pools = append(pools, p)
+	}
+	_, err := open("c")
+	if !errors.Is(err, ErrTooManyPools) || Sent(err) {
+		t.Fatalf("one pool more than the bound: %v, want ErrTooManyPools and nothing sent", err)
+	}
+	if again, err := open("a"); err != nil || again != pools[0] {
+		t.Errorf("a pool that is there: %v, want it at the bound too", err)
+	} else {
+		again.Release()
+	}
+	pools[1].Release()
+	pools[0].Release()
+	if _, err := open("c"); err != nil {
+		t.Fatalf("with pools that nobody uses: %v, want room", err)
+	}
+	if again, err := open("a"); err != nil || again != pools[0] {
+		t.Errorf("the pool that was used last is gone, %v; want the other one gone", err)
+	}
+	if conn := pools[1].Conn(); conn != nil {
+		t.Error("the pool that made way has a connection still")
+	}
+}
+
+func TestAPoolThatNobodyUsesIsClosed(t *testing.T) {
+	t.Parallel()
+	nodes := cqltest.StartCluster(t, "127.73.26.1", 1, cqltest.Options{})
+	c := serveCluster(t, nodes, cqltest.Options{}, time.Minute, func(c *Pools) { c.idle = 0 })
+	p, conn := acquire(t, c, Key{Version: frame.V4})
+	if err := send(t, conn, asked, true).wait(t); err != nil {
+		t.Fatal(err)
+	}
+	second, err := c.Acquire(t.Context(), Key{Version: frame.V4, Keyspace: "ks"}, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second.Release()
+	until(t, "the unused pool is closed", func() bool { return len(*second.ready.Load()) == 0 })
+	if p.Conn() == nil {
+		t.Error("a pool that is in use was closed too")
+	}
+	nodes.Nodes[0].WaitConnections(t, 2) // of the pool in use, and the control connection
+}
+
+func TestARotatedPasswordGetsAPoolOfItsOwn(t *testing.T) {
+	t.Parallel()
+	login := cqltest.Options{Username: "app", Password: "old"}
+	nodes := cqltest.StartCluster(t, "127.73.27.1", 1, login)
+	node := nodes.Nodes[0]
+	c := serveCluster(t, nodes, login, time.Minute)
+	key := Key{Username: "app", Password: secret.New("old"), Version: frame.V4}
+	before, conn := acquire(t, c, key)
+	node.SetPassword("new")
+	rotated := key
+	rotated.Password = secret.New("new")
+	after, _ := acquire(t, c, rotated)
+	if after == before {
+		t.Fatal("two passwords share a pool")
+	}
+	if err := send(t, conn, asked, true).wait(t); err != nil {
+		t.Errorf("a connection that logged in with the old password: %v, want it to go on as in Cassandra", err)
+	}
+	// Once it breaks the old password opens no other one.
+	node.DropConnections()
+	until(t, "the old pool gives up", func() bool { return before.Hopeless() != nil })
+	var refused *cluster.NodeError
+	if err := before.Hopeless(); !errors.As(err, &refused) || refused.Code != frame.ErrBadCredentials || Sent(err) {
+		t.Errorf("requests on it: %v, want the node's refusal and nothing sent", err)
+	}
+	if _, err := c.Acquire(t.Context(), key, false); !errors.As(err, &refused) || refused.Code != frame.ErrBadCredentials {
+		t.Errorf("a login with the old password: %v, want the node's refusal", err)
+	}
+	again, err := after.Wait(t.Context(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := send(t, again, asked, true).wait(t); err != nil {
+		t.Errorf("the pool of the new password: %v", err)
+	}
+}
+
+func TestARefusedPasswordIsNotTriedLikeANodeThatIsDown(t *testing.T) {
+	t.Parallel()
+	refused := fmt.Errorf("node: %w", &cluster.NodeError{Code: frame.ErrBadCredentials})
+	if got := pauseAfter(refused, retryMin); got != refusedRetry {
+		t.Errorf("after a refused password the pause is %s, want %s", got, refusedRetry)
+	}
+	for _, err := range []error{errors.New("connection refused"), &cluster.NodeError{Code: frame.ErrOverloaded}} {
+		if got := pauseAfter(err, retryMin); got != retryMin {
+			t.Errorf("after %v the pause is %s, want %s", err, got, retryMin)
+		}
 	}
 }

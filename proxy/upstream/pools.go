@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -24,16 +25,23 @@ const (
 	handshakes = 4
 	// idlePool is how long a pool that no client uses stays open.
 	idlePool = time.Minute
+	// defaultMaxPools is for owners that set no bound.
+	defaultMaxPools = 1000
 	// sweepEvery is the grain of request time-outs.
 	sweepEvery = 50 * time.Millisecond
 )
 
 // Options are what Pools need besides the control connection.
 type Options struct {
-	Control            cluster.ControlConfig
-	ConnectionsPerNode int
-	RequestTimeout     time.Duration
-	Heartbeat          time.Duration
+	Control cluster.ControlConfig
+	// MaxPools bounds the pools; 0 means 1000. At the bound, one that no client
+	// uses makes way.
+	MaxPools int
+	// Connections of one pool to each node: at first, and at most under load. A
+	// greatest number below the first one means that they do not grow.
+	ConnectionsPerNode, MaxConnectionsPerNode int
+	RequestTimeout                            time.Duration
+	Heartbeat                                 time.Duration
 	// Meter makes the owner's record for a node, once for each connection; it is
 	// what Conn.Meter returns. ConnectFailed hears of each failed attempt.
 	Meter         func(side phase.Side, node string) any
@@ -48,6 +56,8 @@ type Pools struct {
 	opts    Options
 	control *cluster.Control
 	dials   chan struct{} // one token for each handshake that runs
+	scale   scale
+	idle    time.Duration // how long an unused pool stays
 
 	// Set by Serve before started is closed.
 	ctx     context.Context
@@ -70,7 +80,7 @@ type login struct {
 // New checks the options and starts nothing.
 func New(o Options) (*Pools, error) {
 	c := &Pools{
-		side: o.Control.Side, opts: o, dials: make(chan struct{}, handshakes),
+		side: o.Control.Side, opts: o, dials: make(chan struct{}, handshakes), scale: defaultScale(), idle: idlePool,
 		started: make(chan struct{}), pools: make(map[Key]*Pool), logins: make(map[Key]*login), speaks: make(map[spoken]bool),
 		kick: make(chan struct{}),
 	}
@@ -80,6 +90,9 @@ func New(o Options) (*Pools, error) {
 		if inner != nil {
 			inner(t)
 		}
+	}
+	if c.opts.MaxPools == 0 {
+		c.opts.MaxPools = defaultMaxPools
 	}
 	var err error
 	c.control, err = cluster.NewControl(o.Control)
@@ -122,6 +135,11 @@ func (c *Pools) Acquire(ctx context.Context, key Key, fresh bool) (*Pool, error)
 		}
 		running := c.logins[key]
 		if running == nil {
+			if p == nil && !c.makeRoom() {
+				c.mu.Unlock()
+				return nil, &LostError{Side: c.side, Cause: fmt.Errorf(
+					"%w: each user, password, keyspace and protocol version needs one, and %d may be open (upstream_max_pools)", ErrTooManyPools, c.opts.MaxPools)}
+			}
 			running = &login{done: make(chan struct{})}
 			c.logins[key] = running
 			c.mu.Unlock()
@@ -146,6 +164,40 @@ func (c *Pools) Acquire(ctx context.Context, key Key, fresh bool) (*Pool, error)
 			return nil, &LostError{Side: c.side, Cause: fmt.Errorf("%w: %w", ErrNoConnection, context.Cause(ctx))}
 		}
 	}
+}
+
+// makeRoom reports whether one more pool may be made, and closes the one that was
+// unused for longest if that is what it takes. mu is held.
+func (c *Pools) makeRoom() bool {
+	coming := 0
+	for key := range c.logins {
+		if c.pools[key] == nil {
+			coming++
+		}
+	}
+	if len(c.pools)+coming < c.opts.MaxPools {
+		return true
+	}
+	var oldest *Pool
+	var since time.Time
+	for _, p := range c.pools {
+		if at, unused := p.unused(); unused && (oldest == nil || at.Before(since)) {
+			oldest, since = p, at
+		}
+	}
+	if oldest == nil {
+		return false
+	}
+	delete(c.pools, oldest.key)
+	oldest.shut()
+	return true
+}
+
+// unused tells since when no client uses the pool, if none does.
+func (p *Pool) unused() (since time.Time, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.idle, p.refs == 0
 }
 
 // hold takes a reference if the pool may be used without a new login.
@@ -306,13 +358,34 @@ func (c *Pools) sweep(ctx context.Context) {
 		case <-tick.C:
 		}
 		b.Now = Nanotime()
-		for _, p := range c.livePools() {
+		pools := c.livePools()
+		var silent []string // nodes
+		for _, p := range pools {
 			for _, conn := range *p.ready.Load() {
-				conn.expire(b)
+				if conn.judge(b.Now, conn.expire(b)) {
+					silent = append(silent, conn.node)
+				}
 				conn.heartbeat(b.Now, c.opts.Heartbeat)
 			}
+			p.fit(time.Now())
 		}
 		b.Done()
+		if len(silent) > 0 {
+			askNodes(pools, silent, b.Now)
+		}
+	}
+}
+
+// askNodes asks every connection to nodes that have fallen silent on one: so the
+// others are found out before each has swallowed requests of its own, and a node
+// that was only busy with one long request shows that it lives.
+func askNodes(pools []*Pool, nodes []string, now int64) {
+	for _, p := range pools {
+		for _, conn := range *p.ready.Load() {
+			if slices.Contains(nodes, conn.node) {
+				conn.ask(now)
+			}
+		}
 	}
 }
 
@@ -321,10 +394,7 @@ func (c *Pools) livePools() []*Pool {
 	defer c.mu.Unlock()
 	out := make([]*Pool, 0, len(c.pools))
 	for key, p := range c.pools {
-		p.mu.Lock()
-		stale := p.refs == 0 && time.Since(p.idle) > idlePool
-		p.mu.Unlock()
-		if stale {
+		if at, unused := p.unused(); unused && time.Since(at) > c.idle {
 			delete(c.pools, key)
 			p.shut()
 			continue
