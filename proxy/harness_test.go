@@ -35,6 +35,11 @@ var nextNet atomic.Int32
 // lower case without ZDM_.
 func start(t testing.TB, first phase.Phase, origin, target cqltest.Options, settings map[string]string) *world {
 	t.Helper()
+	return startLogging(t, first, origin, target, settings, testLog(t))
+}
+
+func startLogging(t testing.TB, first phase.Phase, origin, target cqltest.Options, settings map[string]string, log *slog.Logger) *world {
+	t.Helper()
 	n := nextNet.Add(1)
 	origin.Addr, target.Addr = fmt.Sprintf("127.71.%d.%d:0", n/200, 1+n%200), fmt.Sprintf("127.72.%d.%d:0", n/200, 1+n%200)
 	w := &world{origin: cqltest.Start(t, origin), target: cqltest.Start(t, target)}
@@ -61,7 +66,7 @@ func start(t testing.TB, first phase.Phase, origin, target cqltest.Options, sett
 		}
 	}
 	w.values = values
-	w.srv = serve(t, values)
+	w.srv = serveLogging(t, values, log)
 	w.setPhase(t, first)
 	eventually(t, "the proxy is ready", func() bool { return len(w.srv.NotReady()) == 0 })
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -78,11 +83,20 @@ func start(t testing.TB, first phase.Phase, origin, target cqltest.Options, sett
 // serve runs a server until the test ends.
 func serve(t testing.TB, values map[string]string) *proxy.Server {
 	t.Helper()
+	return serveLogging(t, values, testLog(t))
+}
+
+func testLog(t testing.TB) *slog.Logger {
+	return slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelWarn}))
+}
+
+func serveLogging(t testing.TB, values map[string]string, log *slog.Logger) *proxy.Server {
+	t.Helper()
 	cfg, err := config.Parse(values)
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv, err := proxy.New(cfg, slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelWarn})))
+	srv, err := proxy.New(cfg, log)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -199,6 +213,9 @@ func who(t *testing.T, m message.Message) string {
 type testWriter struct{ t testing.TB }
 
 func (w testWriter) Write(p []byte) (int, error) {
+	if _, fuzzing := w.t.(*testing.F); fuzzing {
+		return len(p), nil // F.Log panics while an input is tried
+	}
 	w.t.Log(strings.TrimSpace(string(p)))
 	return len(p), nil
 }
