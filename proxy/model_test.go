@@ -272,7 +272,7 @@ func isPatient(seed uint64) bool { return seed&1 == 0 }
 
 func TestRandomHistoriesKeepWhatMustAlwaysHold(t *testing.T) {
 	t.Parallel()
-	const patientOnes, others = 1500, 250 // the others wait for time-outs
+	const patientOnes, others = 1000, 100 // the others wait for time-outs
 	var taken, patientTaken atomic.Uint64
 	runHistories(t, func(patient bool) (uint64, bool) {
 		if patient {
