@@ -63,6 +63,7 @@ type wire struct {
 	stalled   bool
 	forwarded int64 // bytes, over all connections
 	corrupt   int64 // position in forwarded at which one byte is inverted; -1 = none
+	each      int64 // and again so many bytes after that; 0 = not again
 	cut       int64 // position at which every connection is reset; -1 = none
 }
 
@@ -148,7 +149,18 @@ func (r *Relay) Resume(dir Direction) { r.change(func() { r.wires[dir].stalled =
 // CorruptAfter inverts the byte that comes n bytes from now in a direction,
 // counted over all connections; 0 is the next one.
 func (r *Relay) CorruptAfter(dir Direction, n int64) {
-	r.change(func() { r.wires[dir].corrupt = r.wires[dir].forwarded + n })
+	r.change(func() { r.wires[dir].corrupt, r.wires[dir].each = r.wires[dir].forwarded+n, 0 })
+}
+
+// CorruptEach inverts the byte that comes n bytes from now in a direction,
+// counted over all connections, and every n-th one after it; 0 ends that.
+func (r *Relay) CorruptEach(dir Direction, n int64) {
+	r.change(func() {
+		r.wires[dir].corrupt, r.wires[dir].each = r.wires[dir].forwarded+n, n
+		if n == 0 {
+			r.wires[dir].corrupt = -1
+		}
+	})
 }
 
 // CutAfter resets all connections once n more bytes of a direction, counted
@@ -345,9 +357,11 @@ func (r *Relay) forward(l *link, dir Direction, to *net.TCPConn, chunk []byte) (
 	if at := state.cut - state.forwarded; state.cut >= 0 && at <= int64(len(chunk)) {
 		chunk, cut, state.cut = chunk[:max(at, 0)], true, -1
 	}
-	if at := state.corrupt - state.forwarded; state.corrupt >= 0 && at < int64(len(chunk)) {
+	for at := state.corrupt - state.forwarded; state.corrupt >= 0 && at < int64(len(chunk)); at += state.each {
 		chunk[max(at, 0)] ^= 0xff
-		state.corrupt = -1
+		if state.corrupt += state.each; state.each == 0 {
+			state.corrupt = -1
+		}
 	}
 	state.forwarded += int64(len(chunk))
 	r.mu.Unlock()

@@ -86,6 +86,22 @@ func TestCorruptsExactlyOneByte(t *testing.T) {
 	}
 }
 
+func TestCorruptEachInvertsEveryNthByte(t *testing.T) {
+	t.Parallel()
+	r := faultconn.New(t, echo(t))
+	c := dial(t, r)
+	r.CorruptEach(faultconn.Up, 3)
+	for _, step := range [][2]string{{"abcdefghij", "abc\x9bef\x98hi\x95"}, {"ab", "ab"}, {"a", "\x9e"}} {
+		if got := roundTrip(t, c, step[0]); got != step[1] {
+			t.Errorf("got %q, want %q", got, step[1])
+		}
+	}
+	r.CorruptEach(faultconn.Up, 0)
+	if got := roundTrip(t, c, "abcdefgh"); got != "abcdefgh" {
+		t.Errorf("got %q, want it unchanged", got)
+	}
+}
+
 func TestCutResetsAtAPosition(t *testing.T) {
 	t.Parallel()
 	r := faultconn.New(t, echo(t))
