@@ -282,6 +282,35 @@ func TestAnAlterOfTheColumnsIsToldToTheClientThatReads(t *testing.T) {
 	}
 }
 
+// Behind several proxies a node that forgot a statement at an ALTER may know it
+// again from another one.
+func TestAnAlterOfTheColumnsIsToldToTheClientThoughTheNodeKnowsTheStatement(t *testing.T) {
+	t.Parallel()
+	w := start(t, phase.DualWrite, cqltest.Options{}, cqltest.Options{}, nil)
+	c := cqltest.Dial(t, w.addr, cqltest.Login{})
+	const other = "SELECT v FROM ks.other WHERE k = 1"
+	id, otherID, writeID := prepare(t, c, sel), prepare(t, c, other), prepare(t, c, insert)
+	unprepared := func(id []byte) bool {
+		e, ok := execute(t, c, id).(*message.Unprepared)
+		return ok && bytes.Equal(e.Id, id)
+	}
+	for _, side := range phase.Sides {
+		w.side(side).Emit(&message.SchemaChangeEvent{
+			ChangeType: primitive.SchemaChangeTypeUpdated, Target: primitive.SchemaChangeTargetTable, Keyspace: "ks", Object: "t",
+		})
+		eventually(t, fmt.Sprintf("UNPREPARED after the event of %s", side), func() bool { return unprepared(id) })
+		if unprepared(otherID) || unprepared(writeID) {
+			t.Errorf("after the event of %s a read of another table, or a write, is to be prepared again", side)
+		}
+		if again := prepare(t, c, sel); !bytes.Equal(again, id) {
+			t.Errorf("the id has changed from %x to %x; drivers do not put up with that", id, again)
+		}
+		if unprepared(id) {
+			t.Errorf("after the event of %s: UNPREPARED once more, after PREPARE", side)
+		}
+	}
+}
+
 func TestATracedReadOfSystemLocalHasATraceID(t *testing.T) {
 	t.Parallel()
 	w := start(t, phase.DualWrite, cqltest.Options{}, cqltest.Options{}, nil)

@@ -265,9 +265,17 @@ func (s *Server) snapshot() []*session.Session {
 	return out
 }
 
-// onSchemaChange passes an event of the side that answers system queries on to
-// the clients that asked for it.
+// onSchemaChange has reads of what was altered prepared again, and passes an event
+// of the side that answers system queries on to the clients that asked for it.
 func (s *Server) onSchemaChange(side phase.Side, body []byte) {
+	if e, err := frame.ParseSchemaChange(body); err == nil {
+		switch string(e.Target) {
+		case "TABLE":
+			s.env.Cache.Alter(string(e.Keyspace), string(e.Object))
+		case "TYPE":
+			s.env.Cache.Alter(string(e.Keyspace), "")
+		}
+	}
 	rule := s.env.Rule()
 	if rule == nil || route.SystemSide(rule, s.env.Routing) != side {
 		return

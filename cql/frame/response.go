@@ -124,6 +124,30 @@ func RowsPaging(body []byte) (state []byte, lengthOffset int, ok bool) {
 	return r.PagingState, r.PagingStateOffset, true
 }
 
+// SchemaChange is the body of an EVENT of kind SCHEMA_CHANGE. Its slices point
+// into the body.
+//
+//	<"SCHEMA_CHANGE"><change><target><keyspace>[<object>...]
+type SchemaChange struct {
+	Change   []byte // CREATED, UPDATED, DROPPED
+	Target   []byte // KEYSPACE, TABLE, TYPE; from v4 on also FUNCTION, AGGREGATE
+	Keyspace []byte
+	Object   []byte // nil for a keyspace
+}
+
+// ParseSchemaChange reads the body of an EVENT.
+func ParseSchemaChange(body []byte) (e SchemaChange, err error) {
+	c := NewCursor(body)
+	if string(c.String("event type")) != "SCHEMA_CHANGE" {
+		c.fail("event type", 0)
+	}
+	e.Change, e.Target, e.Keyspace = c.String("change"), c.String("target"), c.String("keyspace")
+	if string(e.Target) != "KEYSPACE" {
+		e.Object = c.String("object")
+	}
+	return e, c.Err()
+}
+
 // Prepared is a RESULT of kind Prepared:
 //
 //	<kind><id>[<result_metadata_id>]<bind metadata><result metadata>

@@ -78,6 +78,7 @@ var testOnly = map[string]bool{
 	"internal/faultconn":   true,
 	"internal/lab/labtest": true,
 	"bench":                true,
+	"drivers":              true,
 }
 
 // forbidden imports are wrong for a reason that floors do not tell. Paths match

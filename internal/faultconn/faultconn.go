@@ -232,6 +232,20 @@ func (r *Relay) Accepted() int {
 	return r.accepted
 }
 
+// Open is the number of connections that are open now.
+func (r *Relay) Open() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.links)
+}
+
+// Forwarded is the number of bytes of a direction that were forwarded so far.
+func (r *Relay) Forwarded(dir Direction) int64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.wires[dir].forwarded
+}
+
 // WaitForwarded waits until at least n bytes of a direction were forwarded in
 // all, and fails the test when that takes longer than 15 seconds.
 func (r *Relay) WaitForwarded(t testing.TB, dir Direction, n int64) {

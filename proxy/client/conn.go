@@ -102,7 +102,13 @@ func (c *Conn) HasNext() bool { return c.in.HasNext() }
 // Decompress returns a compressed request as it would be without, valid until
 // the next one.
 func (c *Conn) Decompress(f frame.Frame) (frame.Frame, error) {
-	if c.compression == frame.NoCompression || c.Version == frame.V5 {
+	if c.Version == frame.V5 {
+		// Segments are compressed there and frames are not, whatever this flag says:
+		// the Java driver sets it.
+		f.SetFlags(f.Flags() &^ frame.FlagCompressed)
+		return f, nil
+	}
+	if c.compression == frame.NoCompression {
 		return nil, errors.New("compressed frame, but no compression was agreed on")
 	}
 	if cap(c.plain) > keepPlain {

@@ -63,6 +63,7 @@ type Statement struct {
 	sides  [2]atomic.Pointer[Metadata]
 	differ [2]atomic.Bool // a side's result metadata were once not those of Told
 	used   atomic.Bool    // since the hand of the clock came by
+	stale  atomic.Bool    // its table has changed, and no client has prepared it since
 }
 
 // NodeText is the text that the sides have prepared.
@@ -119,6 +120,12 @@ func (s *Statement) MaySkipMetadata(side phase.Side) bool {
 	return s.sides[side].Load() != nil && !s.differ[side].Load()
 }
 
+// Stale reports whether the client is to prepare the statement again, since its
+// columns may have changed. A node tells so, once, by forgetting it; but here a
+// node may have been told the statement anew by another proxy, and would answer in
+// columns that the client does not expect.
+func (s *Statement) Stale() bool { return s.stale.Load() }
+
 // CommonlyTold is Told while every client was told the same and no side has
 // changed its mind; the zero value otherwise.
 func (s *Statement) CommonlyTold() (digest [md5.Size]byte) {
@@ -126,6 +133,9 @@ func (s *Statement) CommonlyTold() (digest [md5.Size]byte) {
 		if m := s.sides[i].Load(); m != nil && s.differ[i].Load() && m.ResultDigest == s.Told {
 			return digest
 		}
+	}
+	if s.Stale() {
+		return digest
 	}
 	return s.Told
 }
@@ -204,8 +214,26 @@ func (c *Cache) All() []*Statement {
 	return slices.Clone(c.ring)
 }
 
+// Alter makes the reads of a table stale, or all reads in a keyspace if table is
+// empty: a type has changed.
+func (c *Cache) Alter(keyspace, table string) {
+	for _, s := range c.All() {
+		if !s.Class.IsRead() || s.Own != nil {
+			continue
+		}
+		text := scan.Scan([]byte(s.Text))
+		if text.Keyspace.IsZero() && s.Keyspace != keyspace || !text.Keyspace.IsZero() && !text.Keyspace.Is(keyspace) {
+			continue
+		}
+		if table == "" || text.Table.Is(table) {
+			s.stale.Store(true)
+		}
+	}
+}
+
 // renew takes over what a later PREPARE of the same statement has brought.
 func (s *Statement) renew(later *Statement) {
+	s.stale.Store(false)
 	for _, side := range phase.Sides {
 		if later.Told != s.Told {
 			s.differ[side].Store(true) // not everybody decodes with the same

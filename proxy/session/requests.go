@@ -224,7 +224,7 @@ func (s *Session) execute(f frame.Frame) {
 		return
 	}
 	st := s.env.Cache.Find(e.ID)
-	if st == nil {
+	if st == nil || st.Stale() {
 		s.unprepared(f, e.ID)
 		return
 	}

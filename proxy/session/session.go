@@ -127,13 +127,8 @@ func (s *Session) Event(b *upstream.Batch, body []byte) {
 // newInV4 tells the schema events that v3 clients do not know: the control
 // connection may speak a later version than they do.
 func newInV4(body []byte) bool {
-	c := frame.NewCursor(body)
-	c.String("change")
-	switch string(c.String("target")) {
-	case "FUNCTION", "AGGREGATE":
-		return true
-	}
-	return false
+	e, _ := frame.ParseSchemaChange(body)
+	return string(e.Target) == "FUNCTION" || string(e.Target) == "AGGREGATE"
 }
 
 // Serve reads requests until the client leaves, breaks the protocol, is drained,

@@ -1,0 +1,36 @@
+//go:build gocql1
+
+package main
+
+import (
+	"github.com/gocql/gocql"
+)
+
+type (
+	session         = gocql.Session
+	batch           = gocql.Batch
+	clusterConfig   = gocql.ClusterConfig
+	duration        = gocql.Duration
+	uuid            = gocql.UUID
+	passwords       = gocql.PasswordAuthenticator
+	sslOptions      = gocql.SslOptions
+	observedConnect = gocql.ObservedConnect
+	observedHeader  = gocql.ObservedFrameHeader
+)
+
+const (
+	logged   = gocql.LoggedBatch
+	unlogged = gocql.UnloggedBatch
+	counting = gocql.CounterBatch
+	localOne = gocql.LocalOne
+)
+
+func newCluster(hosts ...string) *clusterConfig {
+	cluster := gocql.NewCluster(hosts...)
+	cluster.PoolConfig.HostSelectionPolicy = gocql.TokenAwareHostPolicy(gocql.RoundRobinHostPolicy())
+	return cluster
+}
+
+func compress(cluster *clusterConfig, how string) { cluster.Compressor = gocql.SnappyCompressor{} }
+
+func timeUUID() uuid { return gocql.TimeUUID() }
