@@ -115,8 +115,10 @@ func (s *Server) Status() control.Status {
 		Clients:  int(s.env.Metrics.Clients.Load()),
 		Requests: s.env.Metrics.Requests(), Failures: s.env.Metrics.Failures.Load(),
 		Origin: s.env.Clusters[phase.Origin].Control().Status(), Target: s.env.Clusters[phase.Target].Control().Status(),
-		NotReady: s.NotReady(), Errors: s.env.Faults.Last(),
+		NotReady: s.NotReady(), Drivers: s.env.Drivers.Count(), Errors: s.env.Faults.Last(),
 	}
+	st.Origin.Traffic = control.Traffic(s.env.Metrics.Traffic(phase.Origin))
+	st.Target.Traffic = control.Traffic(s.env.Metrics.Traffic(phase.Target))
 	st.Phase, _ = s.Phase()
 	st.Ready = len(st.NotReady) == 0
 	for t := range s.env.Metrics.InFlight {

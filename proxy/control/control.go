@@ -72,7 +72,8 @@ const (
 type Message struct {
 	// Statements that were prepared since the message before.
 	Statements []Statement `json:"statements,omitempty"`
-	// Warm are the kinds of sessions that will come: Unread is empty.
+	// Warm are the kinds of sessions that will come, as far as the clusters see them:
+	// what is the client's alone (Driver, Compression, Unread) is empty.
 	Warm []Session `json:"warm,omitempty"`
 	// Session is the client whose socket comes with the message.
 	Session *Session `json:"session,omitempty"`
@@ -205,7 +206,17 @@ type Status struct {
 	Failures uint64  `json:"failures"`
 	Origin   Cluster `json:"origin"`
 	Target   Cluster `json:"target"`
-	Errors   []Fault `json:"last_errors,omitempty"`
+	// Drivers are the clients of now by what their drivers say of themselves.
+	Drivers []Driver `json:"drivers,omitempty"`
+	Errors  []Fault  `json:"last_errors,omitempty"`
+}
+
+// Driver is the clients that use one version of a driver. What does not say has
+// no name.
+type Driver struct {
+	Name    string `json:"name"`
+	Version string `json:"version"`
+	Clients int    `json:"clients"`
 }
 
 // Cluster is a side as its control connection sees it.
@@ -224,6 +235,26 @@ type Cluster struct {
 	// Clock is how the clock of Node stood when it was last asked; nil while that
 	// is not known.
 	Clock *Clock `json:"clock,omitempty"`
+	// Traffic is what went to the side's nodes.
+	Traffic Traffic `json:"traffic"`
+}
+
+// Traffic counts the requests of a side since the process started.
+type Traffic struct {
+	// Reads and Writes were answered by its nodes, well or not, for clients that
+	// wait for them.
+	Reads  uint64 `json:"reads"`
+	Writes uint64 `json:"writes"`
+	// FailedReads and FailedWrites are requests of clients that failed because of
+	// this side, perhaps of the other one too.
+	FailedReads  uint64 `json:"failed_reads"`
+	FailedWrites uint64 `json:"failed_writes"`
+	// Copies are reads that no client waits for.
+	Copies       uint64 `json:"copies"`
+	FailedCopies uint64 `json:"failed_copies"`
+	// When a write, or a copy, last failed.
+	LastFailedWrite time.Time `json:"last_failed_write,omitzero"`
+	LastFailedCopy  time.Time `json:"last_failed_copy,omitzero"`
 }
 
 // Clock compares the clock of a node with that of the proxy's machine.

@@ -41,7 +41,10 @@ type Metrics struct {
 	duration     [types]prometheus.Histogram
 	failedReads  [2]prometheus.Counter
 	failedWrites [3]prometheus.Counter
-	failedConns  [2]prometheus.Counter
+	// When a write and a copy of a read last failed, by side.
+	lastFailedWrite, lastFailedCopy [2]moment
+
+	failedConns [2]prometheus.Counter
 
 	requests  [phases][statements]atomic.Uint64
 	mended    [2]prometheus.Counter
@@ -204,6 +207,9 @@ func (m *Metrics) FailedRead(side phase.Side) {
 // FailedWrite counts a write that the sides of the set failed.
 func (m *Metrics) FailedWrite(sides phase.Set) {
 	m.Failures.Add(1)
+	for _, side := range sides.Each() {
+		m.lastFailedWrite[side].now()
+	}
 	switch {
 	case sides == phase.Both:
 		m.failedWrites[both].Inc()

@@ -68,6 +68,9 @@ type Node struct {
 	// first time, as those series are not there before.
 	async  atomic.Pointer[handles]
 	copies atomic.Int64 // in flight
+	// Copies of reads that were answered, and that failed. A series for copies is of
+	// both sides, where both have a node of the address.
+	copied, failedCopies atomic.Uint64
 }
 
 // Node returns the handles of a node, the same ones for each call. Its series
@@ -120,6 +123,9 @@ func (n *Node) handles(shadow bool) *handles {
 // Answered records the latency of a node.
 func (n *Node) Answered(write, shadow bool, latency time.Duration) {
 	h := n.handles(shadow)
+	if shadow {
+		n.copied.Add(1)
+	}
 	if write {
 		h.writes.Observe(latency.Seconds())
 	} else {
@@ -128,7 +134,13 @@ func (n *Node) Answered(write, shadow bool, latency time.Duration) {
 }
 
 // Failed counts an error of a node.
-func (n *Node) Failed(shadow bool, f Failure) { n.handles(shadow).failed[f].Inc() }
+func (n *Node) Failed(shadow bool, f Failure) {
+	n.handles(shadow).failed[f].Inc()
+	if shadow {
+		n.failedCopies.Add(1)
+		n.m.lastFailedCopy[n.side].now()
+	}
+}
 
 // CopyBegan counts a copy of a read in that is sent to the node, and CopyEnded out.
 func (n *Node) CopyBegan() { n.copies.Add(1) }

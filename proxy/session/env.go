@@ -33,6 +33,7 @@ type Env struct {
 	Replace rewrite.Rule
 	Values  *rewrite.Source
 	Faults  faults.Log
+	Drivers Drivers
 
 	// Phase is swapped whole; a request holds one for its whole life.
 	Phase  atomic.Pointer[Phase]

@@ -102,7 +102,7 @@ func (s *Session) startup(f frame.Frame) error {
 	if !ok || s.client.Version == frame.V5 && compression == frame.Snappy {
 		return s.protocolError(f, fmt.Sprintf("Unknown compression algorithm: %s", options["COMPRESSION"]))
 	}
-	s.driver = options["DRIVER_NAME"] + " " + options["DRIVER_VERSION"]
+	s.introduce(driverOf(options["DRIVER_NAME"] + " " + options["DRIVER_VERSION"]))
 	needed := s.env.loginSides()
 	class, asker := "", s.env.credentialSide()
 	for _, side := range append([]phase.Side{asker}, asker.Other()) {

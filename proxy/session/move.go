@@ -91,7 +91,7 @@ func (m *Mover) give(s *Session) error {
 	if !ok {
 		return errNotMovable
 	}
-	st := control.Session{Version: uint8(s.client.Version), Driver: s.driver, Compression: s.client.Compression().String()}
+	st := control.Session{Version: uint8(s.client.Version)}
 	switch s.state {
 	case ready:
 		st = s.describe(s.scope.Load())
@@ -99,7 +99,7 @@ func (m *Mover) give(s *Session) error {
 	case started:
 		st.Handshake = control.Authenticating
 	}
-	st.Unread = s.client.Unread()
+	st.Driver, st.Compression, st.Unread = s.driver.String(), s.client.Compression().String(), s.client.Unread()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	message := control.Message{Session: &st}
@@ -109,9 +109,10 @@ func (m *Mover) give(s *Session) error {
 	return m.send(message, tcp)
 }
 
-// describe is what an established session is, but for what it has read.
+// describe is what an established session is to the clusters. It may be called
+// from any goroutine once there is a scope.
 func (s *Session) describe(sc *scope) control.Session {
-	st := control.Session{Version: uint8(s.client.Version), Driver: s.driver, Compression: s.client.Compression().String(), Keyspace: sc.keyspace, Events: s.events.Load()}
+	st := control.Session{Version: uint8(s.client.Version), Keyspace: sc.keyspace, Events: s.events.Load()}
 	for _, side := range phase.Sides {
 		st.Logins[side] = control.Login{Username: s.keys[side].Username, Password: s.keys[side].Password.Reveal()}
 	}
@@ -213,7 +214,7 @@ func Adopt(e *Env, nc net.Conn, st *control.Session) (*Session, error) {
 		return nil, fmt.Errorf("compression %q is not known", st.Compression)
 	}
 	s := New(e, nc)
-	s.driver = st.Driver
+	s.driver = driverOf(st.Driver)
 	s.client.Resume(st.Unread, frame.Version(st.Version), st.Handshake != control.Fresh, compression)
 	switch st.Handshake {
 	case control.Authenticating:

@@ -41,7 +41,8 @@ type Session struct {
 	// Owned by the serve goroutine.
 	batch   upstream.Batch // outcomes of this goroutine's own making
 	state   sessionState
-	driver  string
+	driver  driver
+	counted bool              // among the drivers
 	burst   [2]*upstream.Conn // where this burst of requests goes, by side
 	burstOf *scope
 	touched []*upstream.Conn // to be flushed when the burst ends
@@ -136,6 +137,9 @@ func newInV4(body []byte) bool {
 // ends it calls Close, too. Serve returns when nothing of the session is left.
 func (s *Session) Serve(ctx context.Context) {
 	s.ctx = ctx
+	if s.state != fresh { // another process has had its STARTUP
+		s.introduce(s.driver)
+	}
 	err := s.read()
 	if errors.Is(err, errRefused) || errors.Is(err, errDrained) {
 		s.client.Linger()
@@ -149,7 +153,17 @@ func (s *Session) Serve(ctx context.Context) {
 	for _, sc := range s.scopes {
 		sc.release()
 	}
+	if s.counted {
+		s.env.Drivers.leave(s.driver)
+	}
 	s.env.Log.Debug("client left", "client", s.client.RemoteAddr(), "driver", s.driver, "cause", err)
+}
+
+// introduce counts the client by its driver, once.
+func (s *Session) introduce(d driver) {
+	if !s.counted {
+		s.driver, s.counted = s.env.Drivers.enter(d), true
+	}
 }
 
 func (s *Session) read() error {
