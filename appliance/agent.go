@@ -68,7 +68,8 @@ type Agent struct {
 	finished   chan func()
 	stopped    chan struct{} // closed when no operation is taken any more
 
-	view atomic.Pointer[view]
+	view    atomic.Pointer[view]
+	traffic *traffic
 
 	// Owned by Serve's goroutine.
 	rec store.Record
@@ -124,6 +125,7 @@ func New(o Options) (*Agent, error) {
 		o: o, log: o.Log, start: o.Now().UTC(), rec: o.Store.Record(),
 		operations: make(chan func()), finished: make(chan func()), stopped: make(chan struct{}),
 	}
+	a.traffic = newTraffic(a.start)
 	o.Events.Reserve(a.rec.EventSequence)
 	for _, report := range o.Store.Reports() {
 		a.report("store: %s", report)

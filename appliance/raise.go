@@ -31,7 +31,9 @@ func (a *Agent) startProcess() (*proxy, error) {
 		return nil, err
 	}
 	a.keepOutput(p)
-	return newProxy(p, time.Now()), nil
+	started := newProxy(p, time.Now())
+	a.watch(started)
+	return started, nil
 }
 
 // keepOutput has the lines of a process kept until it ends.
@@ -238,7 +240,10 @@ func (a *Agent) adopt(ctx context.Context) error {
 			a.report("%v; killing it", err)
 			a.kill(found[i])
 			statuses[i] = nil
+			continue
 		}
+		a.traffic.begin(process.Name(), statuses[i])
+		a.watch(found[i])
 	}
 	if err := a.settleWanted(found, statuses); err != nil {
 		return err

@@ -23,7 +23,7 @@ func (a *Agent) Status(ctx context.Context) adminapi.Status {
 	v := a.view.Load()
 	st := adminapi.Status{
 		State: adminapi.Locked, Version: a.o.Version, Started: a.start, Running: v.running,
-		Phase: phaseOf(v, a.o.Now()), Marks: marksOf(v).Marks, Restarts: v.restarts, Child: v.output, Errors: a.o.Events.Errors(statusErrors),
+		Phase: phaseOf(v, a.o.Now()), Marks: marksOf(v).Marks, Recent: a.traffic.recent(a.o.Now()), Restarts: v.restarts, Child: v.output, Errors: a.o.Events.Errors(statusErrors),
 	}
 	doc := v.rec.Committed
 	if doc != nil {

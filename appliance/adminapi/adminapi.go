@@ -208,11 +208,29 @@ type Status struct {
 	NotReady []string `json:"not_ready,omitempty"`
 	// Proxy is the serving process's own status; nil while none runs.
 	Proxy *control.Status `json:"proxy,omitempty"`
+	// Recent is what went through the proxy lately.
+	Recent Recent `json:"recent"`
 	// Restarts counts proxy processes that ended without being asked to.
 	Restarts int `json:"restarts"`
 	// Child is the last lines that the last crashed process wrote.
 	Child  []string `json:"last_output,omitempty"`
 	Errors []Event  `json:"last_errors,omitempty"`
+}
+
+// Recent adds up what the proxy processes of an instance have counted, also
+// those that have ended.
+type Recent struct {
+	// WatchedSince is from when on the agent knows of everything; what failed before
+	// is not told.
+	WatchedSince time.Time `json:"watched_since"`
+	// WindowSeconds is how far the counts look back: five minutes, or less after a
+	// start of the agent. When something last failed is told whenever it was.
+	WindowSeconds int `json:"window_seconds"`
+	// Requests and Failures of clients.
+	Requests uint64          `json:"requests"`
+	Failures uint64          `json:"failures"`
+	Origin   control.Traffic `json:"origin"`
+	Target   control.Traffic `json:"target"`
 }
 
 // EventKind is what an event is about.
