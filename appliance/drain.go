@@ -51,7 +51,8 @@ func (a *Agent) drain(in adminapi.DrainRequest, caller string, answer reply[stru
 }
 
 // shut ends a process that serves, which answers what its clients have in
-// flight, and then raises one with its port closed.
+// flight, and then raises one with its port closed. done is called when that one
+// is ready, or has had the time for it.
 func (a *Agent) shut(p *proxy, done func()) {
 	a.stopRise()
 	a.current = nil
@@ -69,7 +70,7 @@ func (a *Agent) shut(p *proxy, done func()) {
 				a.report("end %s: %v", p, err)
 			}
 			a.raise()
-			done()
+			a.afterRise(done)
 		}
 	})
 }

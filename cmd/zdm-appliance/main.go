@@ -1,4 +1,5 @@
-// Command zdm-appliance is the agent of one instance.
+// Command zdm-appliance is the agent of one instance, and the command line of one
+// who looks after it, on the machine itself or elsewhere.
 //
 // Floor 6: flags, files, sockets and signals; what an agent does is in package
 // appliance.
@@ -13,19 +14,40 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"text/tabwriter"
 
 	"github.com/zdmproject/terraform-provider-zdm/internal/buildinfo"
 )
 
-const usage = `usage: zdm-appliance COMMAND [FLAGS]
+// command is one of the program's.
+type command struct {
+	name, args, summary string
+	run                 func(ctx context.Context, c *call) error
+}
 
-commands:
-  serve     run the agent: admin API and proxy process of one instance
-  status    show what an agent on this machine does
-  version   print the version
+var commands = []command{
+	{"serve", "", "run the agent: admin API and proxy process of one instance", serve},
+	{"status", "", "show what the instance is asked to do, does, and lacks", status},
+	{"phase", "[PHASE]", "show the phase, or take an instance that stands alone to the next one", phaseCommand},
+	{"drain", "", "close the client port, and wait until no client is left", drain},
+	{"resume", "", "open the client port again", resume},
+	{"restart", "", "replace the proxy process; clients notice nothing", restart},
+	{"mark", "[NAME]", "list the marks, or set or remove one", mark},
+	{"config", "get | diff | set [NAME=VALUE...]", "show the configuration, or what a change would be, or make it", configCommand},
+	{"events", "", "show what happened, and with -follow what happens", events},
+	{"logs", "", "show the last lines of agent and proxy, and with -follow the next", logs},
+	{"support-bundle", "", "write a file for those who help, without secrets", supportBundle},
+	{"token", "", "make a bearer token, and its entry for the access file", makeToken},
+	{"version", "", "print the version", version},
+}
 
-zdm-appliance COMMAND -h lists a command's flags.
-`
+// call is one call of a command.
+type call struct {
+	name           string
+	flags          *flag.FlagSet
+	args           []string
+	stdout, stderr io.Writer
+}
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -42,34 +64,65 @@ func main() {
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
-	command := ""
+	name := ""
 	if len(args) > 0 {
-		command, args = args[0], args[1:]
+		name, args = args[0], args[1:]
 	}
-	switch command {
-	case "serve":
-		return serve(ctx, args, stderr)
-	case "status":
-		return status(ctx, args, stdout, stderr)
-	case "version", "-version", "--version":
-		_, err := fmt.Fprintln(stdout, buildinfo.Version())
-		return err
+	switch name {
 	case "", "help", "-h", "-help", "--help":
-		fmt.Fprint(stderr, usage)
+		usage(stderr)
 		return flag.ErrHelp
+	case "-version", "--version":
+		name = "version"
 	}
-	fmt.Fprint(stderr, usage)
-	return fmt.Errorf("unknown command %q; use one of the above", command)
+	for _, cmd := range commands {
+		if cmd.name == name {
+			f := flag.NewFlagSet(name, flag.ContinueOnError)
+			f.SetOutput(stderr)
+			f.Usage = func() {
+				fmt.Fprintf(stderr, "usage: zdm-appliance %s %s [FLAGS]\n\n%s\n\n", cmd.name, cmd.args, cmd.summary)
+				f.PrintDefaults()
+			}
+			return cmd.run(ctx, &call{name: name, flags: f, args: args, stdout: stdout, stderr: stderr})
+		}
+	}
+	usage(stderr)
+	return fmt.Errorf("unknown command %q; use one of the above", name)
 }
 
-// flags parses a command's flags; nothing may follow them.
-func flags(f *flag.FlagSet, args []string, stderr io.Writer) error {
-	f.SetOutput(stderr)
-	if err := f.Parse(args); err != nil {
-		return flag.ErrHelp // told already
+func usage(w io.Writer) {
+	fmt.Fprint(w, "usage: zdm-appliance COMMAND [FLAGS]\n\ncommands:\n")
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, cmd := range commands {
+		fmt.Fprintf(t, "  %s\t%s\n", cmd.name, cmd.summary)
 	}
-	if f.NArg() > 0 {
-		return fmt.Errorf("%s: unexpected argument %q; all arguments are flags", f.Name(), f.Arg(0))
+	_ = t.Flush()
+	fmt.Fprint(w, "\nzdm-appliance COMMAND -h lists a command's flags.\n")
+}
+
+// parse reads the flags, which may stand before and behind the arguments, of
+// which there are at most so many.
+func (c *call) parse(most int) ([]string, error) {
+	var given []string
+	rest := c.args
+	for {
+		if err := c.flags.Parse(rest); err != nil {
+			return nil, flag.ErrHelp // told already
+		}
+		if rest = c.flags.Args(); len(rest) == 0 {
+			return given, nil
+		}
+		if len(given) == most {
+			return nil, fmt.Errorf("%s: unexpected argument %q; see zdm-appliance %s -h", c.name, rest[0], c.name)
+		}
+		given, rest = append(given, rest[0]), rest[1:]
 	}
-	return nil
+}
+
+func version(_ context.Context, c *call) error {
+	if _, err := c.parse(0); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintln(c.stdout, buildinfo.Version())
+	return err
 }

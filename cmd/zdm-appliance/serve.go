@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -43,10 +42,10 @@ type serveOptions struct {
 // shutdownTimeout bounds the answers that are on their way when the agent ends.
 const shutdownTimeout = 5 * time.Second
 
-func serve(ctx context.Context, args []string, stderr io.Writer) error {
+func serve(ctx context.Context, c *call) error {
 	var o serveOptions
-	f := flag.NewFlagSet("serve", flag.ContinueOnError)
-	f.StringVar(&o.state, "state", "/var/lib/zdm-appliance", "`folder` for what must not be forgotten; holds secrets, is made 0700")
+	f := c.flags
+	f.StringVar(&o.state, "state", stateFolder, "`folder` for what must not be forgotten; holds secrets, is made 0700")
 	f.StringVar(&o.run, "run-dir", "", "`folder` for the proxy's sockets and output (default STATE/run)")
 	f.StringVar(&o.listen, "listen", ":"+strconv.Itoa(adminapi.DefaultPort), "`address` of the admin API")
 	f.StringVar(&o.socket, "socket", "", "`path` of the unix socket for local use (default STATE/admin.sock)")
@@ -60,7 +59,7 @@ func serve(ctx context.Context, args []string, stderr io.Writer) error {
 	f.DurationVar(&o.readyTimeout, "ready-timeout", appliance.DefaultReadyTimeout, "how long a new proxy process may take until it is ready")
 	f.DurationVar(&o.drainTimeout, "drain-timeout", appliance.DefaultDrainTimeout, "how long an old proxy process may take to answer what is in flight")
 	f.BoolVar(&o.stopProxies, "stop-proxy-on-exit", false, "end the proxy with the agent; otherwise it serves on, and the next agent adopts it")
-	if err := flags(f, args, stderr); err != nil {
+	if _, err := c.parse(0); err != nil {
 		return err
 	}
 	if o.run == "" {
@@ -69,7 +68,7 @@ func serve(ctx context.Context, args []string, stderr io.Writer) error {
 	if o.socket == "" {
 		o.socket = filepath.Join(o.state, "admin.sock")
 	}
-	return o.serve(ctx, stderr)
+	return o.serve(ctx, c.stderr)
 }
 
 func (o *serveOptions) serve(ctx context.Context, stderr io.Writer) error {
