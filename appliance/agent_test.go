@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -83,7 +84,8 @@ type instance struct {
 	port  int
 	clock clock
 	log   logBuffer
-	boot  string // the machine's start, as the agent sees it
+	boot  string      // the machine's start, as the agent sees it
+	full  atomic.Bool // the disk
 
 	// Of the agent that runs.
 	cancel context.CancelFunc
@@ -124,7 +126,11 @@ func (in *instance) start() {
 	if err != nil {
 		in.t.Fatal(err)
 	}
-	if in.store, err = store.Open(filepath.Join(in.dir, "state")); err != nil {
+	records := filepath.Join(in.dir, "state", "records")
+	if err := os.MkdirAll(records, 0o700); err != nil {
+		in.t.Fatal(err)
+	}
+	if in.store, err = store.OpenFS(fullFS{store.Dir(records), &in.full}); err != nil {
 		in.t.Fatal(err)
 	}
 	maker, err := supervise.NewExec(in.run(), self, func(socket string) []string { return []string{"-control", socket} }, []string{fakeVariable + "=1"})
@@ -159,6 +165,19 @@ func (in *instance) start() {
 	in.server = httptest.NewUnstartedServer(contract(in.t, handler))
 	in.server.StartTLS()
 	in.c = in.client(testToken)
+}
+
+// fullFS is a disk that may be full.
+type fullFS struct {
+	store.FS
+	full *atomic.Bool
+}
+
+func (f fullFS) Create(name string) (store.File, error) {
+	if f.full.Load() {
+		return nil, syscall.ENOSPC
+	}
+	return f.FS.Create(name)
 }
 
 func (in *instance) run() string { return filepath.Join(in.dir, "run") }
