@@ -1,6 +1,7 @@
 package proxy_test
 
 import (
+	"bytes"
 	"net"
 	"strings"
 	"testing"
@@ -40,4 +41,32 @@ func TestAClientThatHasNotLoggedInCannotFillTheMemory(t *testing.T) {
 	c := cqltest.Dial(t, w.addr, cqltest.Login{})
 	text := "INSERT INTO ks.t (k, v) VALUES (1, '" + strings.Repeat("x", large) + "')"
 	mustVoid(t, c.Ask(t, &message.Query{Query: text, Options: &message.QueryOptions{}}))
+}
+
+func TestStatementsPastTheSizeOfTheCacheArePreparedAgain(t *testing.T) {
+	t.Parallel()
+	w := start(t, phase.DualWrite, cqltest.Options{}, cqltest.Options{}, map[string]string{"proxy_max_prepared_statement_cache_size": "2"})
+	c := cqltest.Dial(t, w.addr, cqltest.Login{})
+	texts := []string{insert, count, "INSERT INTO ks.t (k, v) VALUES (3, 4)"}
+	var ids [][]byte
+	for _, text := range texts {
+		ids = append(ids, prepare(t, c, text))
+	}
+	var forgotten []int
+	for i, id := range ids {
+		if m, ok := execute(t, c, id).(*message.Unprepared); ok {
+			forgotten = append(forgotten, i)
+			if !bytes.Equal(m.Id, id) {
+				t.Errorf("statement %d is UNPREPARED under the id %x, want %x", i, m.Id, id)
+			}
+		}
+	}
+	if len(forgotten) != 1 || forgotten[0] == 2 {
+		t.Fatalf("statements %v of 3 are forgotten, want one of the first two", forgotten)
+	}
+	i := forgotten[0]
+	if again := prepare(t, c, texts[i]); !bytes.Equal(again, ids[i]) {
+		t.Errorf("prepared again, statement %d has the id %x, want %x", i, again, ids[i])
+	}
+	mustVoid(t, execute(t, c, ids[i]))
 }

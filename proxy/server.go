@@ -22,11 +22,6 @@ import (
 	"github.com/zdmproject/terraform-provider-zdm/proxy/upstream"
 )
 
-// cacheSize bounds the prepared statements that a proxy remembers. At a few
-// hundred bytes each this is some ten megabytes; an application with more
-// prepares with literals in the text.
-const cacheSize = 50_000
-
 // Server is a proxy. Its methods may be called from any goroutine.
 type Server struct {
 	// Set by New, then read only.
@@ -48,7 +43,7 @@ type Server struct {
 func New(cfg *config.Config, log *slog.Logger) (*Server, error) {
 	s := &Server{
 		env: session.Env{
-			Config: cfg, Log: log, Cache: prepared.NewCache(cacheSize),
+			Config: cfg, Log: log, Cache: prepared.NewCache(cfg.Listen.MaxPrepared),
 			Routing: route.Options{SystemQueries: cfg.SystemQueriesMode, ShadowReads: cfg.ShadowReads},
 			Blocked: make(map[frame.Version]bool),
 			Replace: rewrite.NewRule(cfg.ReplaceFunctions, cfg.ReplaceAllFunctions), Values: rewrite.NewSource(time.Now),

@@ -416,3 +416,49 @@ func TestSIGTERMTellsProbesAnswersWhatIsInFlightAndEnds(t *testing.T) {
 		t.Errorf("code %d, want 0", code)
 	}
 }
+
+// asRendered is an environment file with every variable of ZDM Proxy as its
+// automation renders them: words of Ansible, blanks, and empty values.
+func asRendered(t *testing.T, origin, target *cqltest.Node) []string {
+	t.Helper()
+	text, err := os.ReadFile("testdata/zdm.env")
+	if err != nil {
+		t.Fatal(err)
+	}
+	filled := strings.NewReplacer(
+		"=ORIGIN_HOST", "="+origin.Host(), "=ORIGIN_PORT", "="+fmt.Sprint(origin.Port()),
+		"=TARGET_HOST", "="+target.Host(), "=TARGET_PORT", "="+fmt.Sprint(target.Port()),
+	).Replace(string(text))
+	return append(strings.Split(strings.TrimSpace(filled), "\n"), "ZDM_LOG_FORMAT=json")
+}
+
+func TestWhatZDMsAutomationRendersStartsTheProxyAsItIs(t *testing.T) {
+	t.Parallel()
+	origin := cqltest.Start(t, cqltest.Options{Cluster: "old"})
+	login := cqltest.Login{Username: "zdm", Password: `p#ss = "word"`}
+	target := cqltest.Start(t, cqltest.Options{Cluster: "new", Username: login.Username, Password: login.Password})
+	environ := asRendered(t, origin, target)
+	var lines strings.Builder
+	for _, entry := range environ {
+		name, value, _ := strings.Cut(entry, "=")
+		if strings.Contains(value, "#") {
+			value = "'" + value + "'"
+		}
+		fmt.Fprintf(&lines, "%s: %s\n\n", strings.ToLower(strings.TrimPrefix(name, "ZDM_")), value)
+	}
+	path := filepath.Join(t.TempDir(), "zdm-config.yml")
+	if err := os.WriteFile(path, []byte(lines.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for how, p := range map[string]*process{"environment": launch(t, environ), "file": launch(t, nil, "-config", path)} {
+		c := cqltest.Dial(t, p.logged("serving", "address"), login)
+		if m := c.Query(t, "SELECT k FROM ks.t"); !isRows(m) {
+			t.Errorf("%s: a read: got %v, want rows", how, m)
+		}
+		for line := range strings.Lines(p.text()) {
+			if !strings.Contains(line, `"level":"INFO"`) {
+				t.Errorf("%s: the operator is told %s", how, line)
+			}
+		}
+	}
+}

@@ -113,7 +113,9 @@ type Listen struct {
 	RequestTimeout time.Duration
 	MaxClients     int
 	// MaxStreamIDs bounds the requests in flight on one upstream connection.
-	MaxStreamIDs      int
+	MaxStreamIDs int
+	// MaxPrepared bounds the prepared statements that are remembered.
+	MaxPrepared       int
 	TLS               TLSFiles
 	RequireClientAuth bool
 }

@@ -75,7 +75,7 @@ func TestDefaultsAreThoseOfZDM(t *testing.T) {
 		{"InitialPhase", c.InitialPhase(), phase.DualWrite},
 		{"LogLevel", c.LogLevel, slog.LevelInfo},
 		{"MaxProtocolVersion", c.MaxProtocolVersion, VersionDSE2},
-		{"Listen", c.Listen, Listen{Address: "localhost", Port: 14002, RequestTimeout: 10 * time.Second, MaxClients: 1000, MaxStreamIDs: 2048}},
+		{"Listen", c.Listen, Listen{Address: "localhost", Port: 14002, RequestTimeout: 10 * time.Second, MaxClients: 1000, MaxStreamIDs: 2048, MaxPrepared: 50_000}},
 		{"Metrics", c.Metrics, Metrics{Enabled: true, Address: "localhost", Port: 14001, Prefix: "zdm", OriginBuckets: buckets, TargetBuckets: buckets, AsyncBuckets: buckets}},
 		{"Heartbeat", c.Heartbeat, Heartbeat{Interval: 30 * time.Second, RetryMin: 250 * time.Millisecond, RetryMax: 30 * time.Second, Factor: 2, FailureThreshold: 1}},
 		{"Origin", c.Clusters[phase.Origin], Cluster{ContactPoints: []string{"10.0.0.1"}, Port: 9042, Username: "o", Password: secret.New("origin-pw"), ConnectTimeout: 30 * time.Second, AssignHosts: true}},
@@ -420,7 +420,7 @@ func TestTheTableIsWhole(t *testing.T) {
 	if want := 7 + 3 + 3 + 20 + 9 + 7 + 5 + 4 + 13; len(zdm) != want {
 		t.Errorf("the table has %d settings of ZDM, want %d: %v", len(zdm), want, zdm)
 	}
-	for _, name := range []string{"PHASE", "CLIENT_CREDENTIALS", "SHADOW_READS", "LOG_FORMAT", "UPSTREAM_CONNECTIONS_PER_NODE"} {
+	for _, name := range []string{"PHASE", "CLIENT_CREDENTIALS", "SHADOW_READS", "LOG_FORMAT", "PROXY_MAX_PREPARED_STATEMENT_CACHE_SIZE", "UPSTREAM_CONNECTIONS_PER_NODE"} {
 		if !seen[name] || slices.Contains(zdm, name) {
 			t.Errorf("%s is not a setting of ours", name)
 		}

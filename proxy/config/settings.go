@@ -152,6 +152,8 @@ func listenSettings() []Setting {
 		millis("PROXY_REQUEST_TIMEOUT_MS", 10000, "Time after which a request that a cluster has not answered gets a time-out error.", func(c *Config) *time.Duration { return &c.Listen.RequestTimeout }),
 		integer("PROXY_MAX_CLIENT_CONNECTIONS", 1000, 1, 1_000_000, "Clients served at once; one more is closed at once.", func(c *Config) *int { return &c.Listen.MaxClients }),
 		integer("PROXY_MAX_STREAM_IDS", 2048, 1, 32768, "Requests in flight of one client connection; over it OVERLOADED.", func(c *Config) *int { return &c.Listen.MaxStreamIDs }),
+		ours(integer("PROXY_MAX_PREPARED_STATEMENT_CACHE_SIZE", 50_000, 1, 10_000_000, "Prepared statements that the proxy remembers, at some hundred bytes each. Past it those that were not used for longest are forgotten; clients prepare them again.",
+			func(c *Config) *int { return &c.Listen.MaxPrepared })),
 		text("PROXY_TLS_CA_PATH", "", "PEM file of the authorities that sign clients' certificates. This and the next two, all given, turn TLS to clients on; the files are read again when they change.",
 			func(c *Config) *string { return &c.Listen.TLS.CA }),
 		text("PROXY_TLS_CERT_PATH", "", "PEM file of the certificate shown to clients, with those between it and the authority.", func(c *Config) *string { return &c.Listen.TLS.Cert }),
