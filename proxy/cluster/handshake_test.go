@@ -164,6 +164,23 @@ func TestHandshakeEndsWithItsContextWhenTheNodeIsSilent(t *testing.T) {
 	}
 }
 
+func TestAVersionIsRefusedInTheWordsOfCassandraAndDSE(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]bool{
+		"Invalid or unsupported protocol version (5); the lowest supported version is 3 and the greatest is 4":                   true,
+		"Invalid or unsupported protocol version: 66; supported versions are (3/v3, 4/v4, 65/dse-v1)":                            true,
+		"Beta version of the protocol used (5/v5-beta), but USE_BETA flag is unset. Supported versions: [3/v3, 4/v4, 5/v5-beta]": true,
+		"Unexpected message QUERY, expecting STARTUP or OPTIONS":                                                                 false,
+	} {
+		if got := VersionRefused(&NodeError{Code: frame.ErrProtocol, Message: text}); got != want {
+			t.Errorf("%q: refused %v, want %v", text, got, want)
+		}
+		if VersionRefused(&NodeError{Code: frame.ErrServer, Message: text}) {
+			t.Errorf("%q as SERVER_ERROR is taken for a refused version", text)
+		}
+	}
+}
+
 func TestNodeErrorBodyIsBareWhenWarningsPrecedeIt(t *testing.T) {
 	t.Parallel()
 	client, server := net.Pipe()
