@@ -131,7 +131,8 @@ func (p *process) logged(msg, attribute string) (value string) {
 // free ports of an address.
 func pair(t *testing.T, address string) (origin, target *cqltest.Node, settings map[string]string) {
 	t.Helper()
-	origin, target = cqltest.Start(t, cqltest.Options{Cluster: "old"}), cqltest.Start(t, cqltest.Options{Cluster: "new"})
+	origin = cqltest.Start(t, cqltest.Options{Cluster: "old", HostID: primitive.UUID{1}})
+	target = cqltest.Start(t, cqltest.Options{Cluster: "new", HostID: primitive.UUID{2}})
 	return origin, target, map[string]string{
 		"origin_contact_points": origin.Host(), "origin_port": fmt.Sprint(origin.Port()), "origin_username": "u", "origin_password": "p",
 		"target_contact_points": target.Host(), "target_port": fmt.Sprint(target.Port()), "target_username": "u", "target_password": "p",
@@ -375,6 +376,16 @@ func TestClustersThatAreDownAreWaitedForAndASignalEndsTheWait(t *testing.T) {
 	}
 }
 
+func TestOneClusterOnBothSidesIsWarnedOf(t *testing.T) {
+	t.Parallel()
+	origin, _, settings := pair(t, "127.0.0.1")
+	settings["target_contact_points"], settings["target_port"] = origin.Host(), fmt.Sprint(origin.Port())
+	p := launch(t, environment(settings))
+	if node := p.logged("origin and target are the same cluster, and each write is applied twice; correct the contact points of one side", "node"); node != origin.Addr().String() {
+		t.Errorf("node %s, want %s", node, origin.Addr())
+	}
+}
+
 func TestSIGTERMTellsProbesAnswersWhatIsInFlightAndEnds(t *testing.T) {
 	t.Parallel()
 	_, target, settings := pair(t, "127.0.0.1")
@@ -434,9 +445,9 @@ func asRendered(t *testing.T, origin, target *cqltest.Node) []string {
 
 func TestWhatZDMsAutomationRendersStartsTheProxyAsItIs(t *testing.T) {
 	t.Parallel()
-	origin := cqltest.Start(t, cqltest.Options{Cluster: "old"})
+	origin := cqltest.Start(t, cqltest.Options{Cluster: "old", HostID: primitive.UUID{1}})
 	login := cqltest.Login{Username: "zdm", Password: `p#ss = "word"`}
-	target := cqltest.Start(t, cqltest.Options{Cluster: "new", Username: login.Username, Password: login.Password})
+	target := cqltest.Start(t, cqltest.Options{Cluster: "new", HostID: primitive.UUID{2}, Username: login.Username, Password: login.Password})
 	environ := asRendered(t, origin, target)
 	var lines strings.Builder
 	for _, entry := range environ {

@@ -74,6 +74,18 @@ func (t *Topology) SameNodes(o *Topology) bool {
 	return slices.Equal(t.Nodes, o.Nodes)
 }
 
+// SharedNode names a node that both topologies have; "" if there is none.
+func (t *Topology) SharedNode(o *Topology) string {
+	for _, n := range t.Nodes {
+		for _, other := range o.Nodes {
+			if n.HostID == other.HostID && n.HostID != "" {
+				return n.Name()
+			}
+		}
+	}
+	return ""
+}
+
 // SchemaAgreed reports whether every node of the cluster that can be read has
 // the same schema version. A node that is down may hold on to an old one.
 func (t *Topology) SchemaAgreed() bool {

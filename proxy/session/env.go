@@ -89,8 +89,14 @@ func (e *Env) authenticator(side phase.Side) string {
 	return t.Authenticator
 }
 
-// OnTopology renews the virtual system tables.
+// OnTopology renews the virtual system tables, and looks whether both sides are
+// one cluster: there each write would be applied twice.
 func (e *Env) OnTopology(side phase.Side, t *cluster.Topology) {
+	if other := e.Clusters[side.Other()].Control().Topology(); other != nil {
+		if node := t.SharedNode(other); node != "" {
+			e.Log.Warn("origin and target are the same cluster, and each write is applied twice; correct the contact points of one side", "node", node)
+		}
+	}
 	tables, err := e.makeTables(t)
 	if err != nil {
 		e.Log.Error("virtual system tables", "side", side, "cause", err)
