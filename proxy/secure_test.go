@@ -195,10 +195,10 @@ func TestTLSClientsAreServedWhileOthersMoveAndClosedBetweenAnswers(t *testing.T)
 	t.Parallel()
 	ca := certtest.NewAuthority(t, "ca")
 	conf := &tls.Config{RootCAs: ca.Pool, ServerName: "proxy.test"}
-	w := start(t, phase.DualWrite, cqltest.Options{}, cqltest.Options{}, listenTLS(ca, ca.Issue(t, "proxy.test"), "proxy_request_timeout_ms", "1000"))
+	w := start(t, phase.DualWrite, cqltest.Options{}, cqltest.Options{}, listenTLS(ca, ca.Issue(t, "proxy.test"), "proxy_request_timeout_ms", "5000"))
 	next := successor(t, w, phase.DualWrite)
 	leaves, stays := cqltest.Dial(t, w.addr, cqltest.Login{TLS: conf}), cqltest.Dial(t, w.addr, cqltest.Login{TLS: conf})
-	ctx, cancel := context.WithTimeout(context.Background(), 6*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 12*time.Second)
 	defer cancel()
 	ended := make(chan error, 1)
 	began := time.Now()
@@ -223,7 +223,7 @@ func TestTLSClientsAreServedWhileOthersMoveAndClosedBetweenAnswers(t *testing.T)
 		t.Errorf("Drain: %v", err)
 	}
 	if took := time.Since(began); took < 2*time.Second || served < 100 {
-		t.Errorf("the client was served %d times in %v, want it served for most of the 6 s", served, took)
+		t.Errorf("the client was served %d times in %v, want it served until the time of a request before the end of 12 s", served, took)
 	}
 	if n := next.Status().Clients; n != 0 {
 		t.Errorf("the successor has %d clients, want none", n)

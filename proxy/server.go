@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/zdmproject/terraform-provider-zdm/cql/frame"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/client"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/cluster"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/config"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/metrics"
@@ -89,8 +91,14 @@ func New(cfg *config.Config, log *slog.Logger) (*Server, error) {
 			return nil, err
 		}
 	}
+	s.env.Budget = client.NewBudget(cfg.Listen.MaxMemory, [2]func() int64{
+		s.env.Clusters[phase.Origin].Output, s.env.Clusters[phase.Target].Output,
+	})
 	return s, nil
 }
+
+// Budget is the memory that clients' requests and answers may take.
+func (s *Server) Budget() *client.Budget { return s.env.Budget }
 
 // Metrics is the server's registry.
 func (s *Server) Metrics() *metrics.Metrics { return s.env.Metrics }
@@ -114,6 +122,7 @@ func (s *Server) Serve(ctx context.Context) error {
 			}
 		})
 	}
+	s.running.Go(func() { s.guard(clientCtx) })
 	close(s.serving)
 	<-ctx.Done()
 	s.closeListeners()
@@ -125,6 +134,29 @@ func (s *Server) Serve(ctx context.Context) error {
 	endClusters()
 	clusters.Wait()
 	return nil
+}
+
+// guardEvery is the grain of bounds on a client's time and memory.
+const guardEvery = 100 * time.Millisecond
+
+// guard looks after the bounds of the sessions until ctx ends.
+func (s *Server) guard(ctx context.Context) {
+	tick := time.NewTicker(guardEvery)
+	defer tick.Stop()
+	var all []*session.Session
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		all = s.appendSessions(all[:0])
+		now := upstream.Nanotime()
+		for _, ses := range all {
+			ses.Watch(now)
+		}
+		clear(all)
+	}
 }
 
 // Accept serves the clients of l, which it owns from then on, until the server
@@ -250,10 +282,12 @@ func (s *Server) Drain(ctx context.Context, move session.Move) error {
 	}
 }
 
-func (s *Server) snapshot() []*session.Session {
+func (s *Server) snapshot() []*session.Session { return s.appendSessions(nil) }
+
+func (s *Server) appendSessions(out []*session.Session) []*session.Session {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	out := make([]*session.Session, 0, len(s.sessions))
+	out = slices.Grow(out, len(s.sessions))
 	for ses := range s.sessions {
 		out = append(out, ses)
 	}

@@ -37,6 +37,7 @@ type Outbox struct {
 	encode  func(dst, output []byte) []byte // nil: output goes out as it is
 
 	taken    int64 // bytes handed to a write so far
+	writing  int   // of them, those of the write that runs
 	flushing bool
 	landed   chan struct{} // closed when flushing ends; nil if nobody waits for that
 	failed   error
@@ -105,11 +106,11 @@ func (o *Outbox) fail(err error) (first bool) {
 	return true
 }
 
-// Len is the number of bytes that wait for a write.
+// Len is the number of bytes that no write has finished.
 func (o *Outbox) Len() int {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return len(o.buf)
+	return len(o.buf) + o.writing
 }
 
 // Gather lets the goroutines that are ready to run go first, so that what they
@@ -152,6 +153,7 @@ func (o *Outbox) take() ([]byte, *[]byte) {
 	buf, box, encode := o.buf, o.box, o.encode
 	o.buf, o.box = nil, nil
 	o.taken += int64(len(buf))
+	o.writing = len(buf)
 	o.mu.Unlock()
 	if encode == nil {
 		return buf, box
@@ -173,6 +175,7 @@ func recycle(buf []byte, box *[]byte) {
 func (o *Outbox) give(buf []byte, box *[]byte, err error) {
 	recycle(buf, box)
 	o.mu.Lock()
+	o.writing = 0
 	if err != nil && o.fail(err) {
 		o.mu.Unlock()
 		o.onError(err)

@@ -3,7 +3,6 @@ package client
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"sync/atomic"
@@ -17,9 +16,6 @@ import (
 )
 
 const (
-	// maxOutput is how many bytes may wait for a client that does not read. Past it
-	// the client is closed: an upstream reader must not wait.
-	maxOutput = 32 << 20
 	// lingerTimeout is how long a client that is closed may take to read its last
 	// answers and close its end.
 	lingerTimeout = 5 * time.Second
@@ -27,11 +23,31 @@ const (
 	keepPlain = 16 << 10
 )
 
+// Limits bound what a client may take.
+type Limits struct {
+	WriteTimeout time.Duration // of one write
+	FrameTimeout time.Duration // from the first byte of a request to its last
+	// MaxBytes bounds what its requests hold, and what it leaves unread.
+	MaxBytes int64
+	Budget   *Budget
+}
+
+// Owner is who serves the connection.
+type Owner interface {
+	// TooSlow hears that the client was closed because it leaves so many bytes
+	// unread: whoever answers must not wait.
+	TooSlow(waiting int)
+	// AwaitRoom returns when wait no longer says that the client must not be read,
+	// or when the owner ends. It runs on the goroutine that reads.
+	AwaitRoom(wait func() bool)
+}
+
 // Conn is one client's connection.
 type Conn struct {
 	// Set by Init, then read only.
-	nc      *nbio.Conn
-	tooSlow func(waiting int)
+	nc     *nbio.Conn
+	limits Limits
+	owner  Owner
 
 	// Version is that of the first frame, 0 before it. Who reads sets it, before
 	// anybody else may answer.
@@ -39,23 +55,24 @@ type Conn struct {
 
 	// Owned by the goroutine that reads.
 	in          *frame.Reader
+	intake      intake // its since is read by others
 	maxBody     int
 	compression frame.Compression
 	segments    *frame.SegmentReader // below in, in v5; nil otherwise
 	plain       []byte               // the last frame that was decompressed
 
 	// Shared.
-	out    nbio.Outbox
-	queued atomic.Bool // in somebody's batch, to be flushed at its end
+	out     nbio.Outbox
+	account account
+	queued  atomic.Bool // in somebody's batch, to be flushed at its end
 }
 
-// Init makes c the connection over nc, which it owns from then on. A write that
-// takes longer than the time-out closes it. If too much waits for a client that
-// does not read, it is closed and tooSlow told how many bytes.
-func (c *Conn) Init(nc net.Conn, writeTimeout time.Duration, tooSlow func(waiting int)) {
-	c.nc, c.tooSlow, c.maxBody = nbio.New(nc), tooSlow, frame.MaxBody
-	c.in = frame.NewReader(c.nc, frame.MaxBody)
-	c.out.Init(c.nc, writeTimeout, func(error) { _ = c.nc.Close() })
+// Init makes c the connection over nc, which it owns from then on.
+func (c *Conn) Init(nc net.Conn, l Limits, o Owner) {
+	c.nc, c.limits, c.owner, c.maxBody = nbio.New(nc), l, o, frame.MaxBody
+	c.intake.conn, c.account.budget = c, l.Budget
+	c.in = frame.NewReader(watched{c.nc, &c.intake}, frame.MaxBody)
+	c.out.Init(c.nc, l.WriteTimeout, func(error) { _ = c.nc.Close() })
 }
 
 // Resume has c go on where another process has stopped: with what that one has
@@ -63,7 +80,7 @@ func (c *Conn) Init(nc net.Conn, writeTimeout time.Duration, tooSlow func(waitin
 // if STARTUP was answered. It is for a connection that has read nothing yet.
 func (c *Conn) Resume(unread []byte, v frame.Version, agreed bool, compression frame.Compression) {
 	c.Version, c.compression = v, compression
-	src := nbio.Before(bytes.Clone(unread), c.nc)
+	src := watched{nbio.Before(bytes.Clone(unread), c.nc), &c.intake}
 	c.in = frame.NewReader(src, c.maxBody)
 	if agreed {
 		c.speak(src)
@@ -87,14 +104,46 @@ func (c *Conn) SetReadDeadline(t time.Time) {
 	_ = c.nc.SetReadDeadline(t) // an error shows in the read
 }
 
-// SetMaxBody bounds the body of a request.
+// SetMaxBody bounds the body of a request. What the budget has no room for could
+// never come in, so it is refused too.
 func (c *Conn) SetMaxBody(n int) {
-	c.maxBody = n
-	c.in.SetMaxBody(n)
+	c.maxBody = int(min(int64(n), c.limits.Budget.limit/2))
+	c.in.SetMaxBody(c.maxBody)
 }
 
 // Next returns the next request, valid until the following call.
-func (c *Conn) Next() (frame.Frame, error) { return c.in.Next() }
+func (c *Conn) Next() (frame.Frame, error) {
+	c.intake.forget()
+	f, err := c.in.Next()
+	if err == nil {
+		c.intake.whole()
+	}
+	return f, err
+}
+
+// Hold changes what the client's requests hold, in bytes.
+func (c *Conn) Hold(n int64) { c.account.add(n) }
+
+// Held is how much that is.
+func (c *Conn) Held() int64 { return c.account.held.Load() }
+
+// Full reports whether the client must not be read for now; see Owner.AwaitRoom.
+func (c *Conn) Full() bool { return c.account.full(c.limits.MaxBytes) }
+
+// Overdue reports whether the client has begun a request and not completed it in
+// time. It may be called from any goroutine, now and then: it brings the account
+// of what is unread up to date too.
+func (c *Conn) Overdue(now int64) bool {
+	c.recount()
+	return c.intake.overdue(now, int64(c.limits.FrameTimeout))
+}
+
+// recount brings what is unread up to date, if it was much.
+func (c *Conn) recount() {
+	if c.account.unread.Load() > 0 {
+		c.account.setUnread(int64(c.out.Len()))
+	}
+}
 
 // HasNext reports whether Next would not have to wait.
 func (c *Conn) HasNext() bool { return c.in.HasNext() }
@@ -135,17 +184,17 @@ func (c *Conn) Agree(compression frame.Compression) error {
 		}
 		c.in.Release()
 	}
-	c.speak(c.nc)
+	c.speak(watched{c.nc, &c.intake})
 	return nil
 }
 
 // speak sets up both directions for the version and compression.
-func (c *Conn) speak(src frame.Source) {
+func (c *Conn) speak(src source) {
 	lz4 := c.compression == frame.LZ4
 	switch {
 	case c.Version == frame.V5:
 		c.segments = frame.NewSegmentReader(src, lz4)
-		c.in = frame.NewReader(c.segments, c.maxBody)
+		c.in = frame.NewReader(watched{c.segments, &c.intake}, c.maxBody)
 		c.out.SetEncode(func(dst, frames []byte) []byte { return frame.AppendSegments(dst, frames, lz4) })
 	case c.compression != frame.NoCompression:
 		c.out.SetEncode(c.compression.AppendAllCompressed)
@@ -164,6 +213,7 @@ func (c *Conn) Unread() []byte {
 func (c *Conn) Flush() {
 	c.queued.Store(false)
 	c.out.Flush()
+	c.recount()
 }
 
 // Respond appends a frame with the request's stream id. Like the other answers
@@ -204,9 +254,31 @@ func (c *Conn) RespondError(b *upstream.Batch, stream int16, e frame.ErrorBody) 
 	c.appended(b, at)
 }
 
+// RespondEvent appends a SCHEMA_CHANGE with this body, unless the client's version
+// has none of that kind.
+func (c *Conn) RespondEvent(b *upstream.Batch, body []byte) {
+	if c.Version == frame.V3 && newInV4(body) {
+		return
+	}
+	f := frame.AppendHeader(nil, c.Version, true, 0, -1, frame.OpEvent, 0)
+	f = append(f, body...)
+	frame.PutLength(f)
+	c.Respond(b, -1, f)
+}
+
+// newInV4 tells the schema events that v3 clients do not know: the control
+// connection may speak a later version than they do.
+func newInV4(body []byte) bool {
+	e, _ := frame.ParseSchemaChange(body)
+	return string(e.Target) == "FUNCTION" || string(e.Target) == "AGGREGATE"
+}
+
 func (c *Conn) appended(b *upstream.Batch, before int) {
-	if before > maxOutput {
-		c.tooSlow(before)
+	if before > budgetSlack {
+		c.account.setUnread(int64(before))
+	}
+	if int64(before) > c.limits.MaxBytes {
+		c.owner.TooSlow(before)
 		c.out.Fail(errSlow)
 		_ = c.nc.Close()
 		return
@@ -216,7 +288,7 @@ func (c *Conn) appended(b *upstream.Batch, before int) {
 	}
 }
 
-var errSlow = fmt.Errorf("more than %d bytes wait for the client", maxOutput)
+var errSlow = errors.New("too many bytes wait for the client")
 
 // Waiting is how many bytes wait to be written.
 func (c *Conn) Waiting() int { return c.out.Len() }
@@ -249,4 +321,6 @@ func (c *Conn) Shut() {
 	if c.segments != nil {
 		c.segments.Release()
 	}
+	c.intake.forget()
+	c.account.end()
 }

@@ -58,6 +58,9 @@ type ControlConfig struct {
 
 	// Dial opens a connection to host:port; nil means TCP.
 	Dial func(ctx context.Context, addr string) (net.Conn, error)
+	// Resolve gives the addresses of a contact point that is a name, before each
+	// round over the nodes; nil asks the system.
+	Resolve func(ctx context.Context, name string) ([]netip.Addr, error)
 	// Lookup is for nodes behind a router that knows them by host id; nil
 	// otherwise. It stands in for ContactPoints and Datacenter, and is asked
 	// before each round over the nodes. Dial then gets a host id.
@@ -117,6 +120,11 @@ func NewControl(cfg ControlConfig) (*Control, error) {
 	if cfg.Dial == nil {
 		cfg.Dial = func(ctx context.Context, addr string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "tcp", addr)
+		}
+	}
+	if cfg.Resolve == nil {
+		cfg.Resolve = func(ctx context.Context, name string) ([]netip.Addr, error) {
+			return net.DefaultResolver.LookupNetIP(ctx, "ip", name)
 		}
 	}
 	if cfg.Advise == nil {
@@ -456,7 +464,7 @@ func (c *Control) candidates(ctx context.Context, last netip.AddrPort) ([]netip.
 		addrs := []netip.Addr{}
 		if addr, err := netip.ParseAddr(point); err == nil {
 			addrs = append(addrs, addr)
-		} else if addrs, err = net.DefaultResolver.LookupNetIP(ctx, "ip", point); err != nil {
+		} else if addrs, err = c.cfg.Resolve(ctx, point); err != nil {
 			problems = append(problems, fmt.Errorf("contact point %q: %w", point, err))
 		}
 		for _, addr := range addrs {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"log/slog"
 	"net"
+	"net/netip"
 	"strings"
 	"sync"
 	"testing"
@@ -454,4 +455,53 @@ func TestNewControlRefusesAConfigurationWithoutAnAddress(t *testing.T) {
 			t.Errorf("NewControl(%+v) succeeded", cfg)
 		}
 	}
+}
+
+func TestControlResolvesNamesAgainBeforeEachRoundOverTheNodes(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		var answer []netip.Addr // none: the name is not known
+		c := serveControl(t, 1, func(cfg *ControlConfig, _ []*fakeNode) {
+			cfg.ContactPoints = []string{"db.example"}
+			cfg.Resolve = func(_ context.Context, name string) ([]netip.Addr, error) {
+				mu.Lock()
+				defer mu.Unlock()
+				if answer == nil {
+					return nil, &net.DNSError{Err: "no such host", Name: name, IsNotFound: true}
+				}
+				return answer, nil
+			}
+		})
+		now := func(addrs ...string) {
+			mu.Lock()
+			defer mu.Unlock()
+			answer = nil
+			for _, a := range addrs {
+				answer = append(answer, netip.MustParseAddr(a))
+			}
+		}
+		status := c.Status()
+		if want := `contact point "db.example": lookup db.example: no such host; correct origin_contact_points or the name service`; status.Connected || status.LastError != want {
+			t.Errorf("status is %+v, want the error %q", status, want)
+		}
+		now("10.0.0.1")
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if status := c.Status(); status.Node != "10.0.0.1:9042" {
+			t.Fatalf("status is %+v, want the address that the name has now", status)
+		}
+		// The node comes back elsewhere, where no topology knew of it.
+		local, peers := systemTables(peerSpec{addr: "10.0.0.9", rpc: "10.0.0.9", dc: "dc1", rack: "r1", id: 1})
+		c.net.add("10.0.0.9:9042", local, peers)
+		now("10.0.0.1", "10.0.0.9")
+		c.nodes[0].set(func(n *fakeNode) { n.down = true })
+		synctest.Wait()
+		if status := c.Status(); !status.Connected || status.Node != "10.0.0.9:9042" {
+			t.Errorf("status is %+v, want the new address of the name at once", status)
+		}
+		if nodes := c.Topology().Nodes; len(nodes) != 1 || nodes[0].Name() != "10.0.0.9:9042" {
+			t.Errorf("requests go to %v, want the new address", nodes)
+		}
+	})
 }

@@ -171,6 +171,9 @@ func (c *Config) checkRest(p *problems) {
 		p.add("metrics_port: %d is also proxy_listen_port; choose another", m.Port)
 	}
 	c.checkListenTLS(p)
+	if c.Phase == phase.OriginOnly && c.ClientCredentials == CredentialsTarget {
+		c.warn("client_credentials: target, so clients have to log in to Target in phase origin_only too; set it to origin if Target does not exist yet")
+	}
 	if u := &c.Upstream; u.MaxConnections < u.Connections {
 		if c.given["upstream_max_connections_per_node"] {
 			p.add("upstream_max_connections_per_node: %d is below upstream_connections_per_node, %d; raise it", u.MaxConnections, u.Connections)

@@ -118,6 +118,12 @@ type Listen struct {
 	MaxPrepared       int
 	TLS               TLSFiles
 	RequireClientAuth bool
+	// LoginTimeout bounds the time from the connection to READY, FrameTimeout that
+	// from a frame's first byte to its last.
+	LoginTimeout, FrameTimeout time.Duration
+	// MaxClientBytes is what one client may have in flight or unread; MaxMemory what
+	// all may together, 0 for a share of the machine's.
+	MaxClientBytes, MaxMemory int64
 }
 
 // Metrics is the HTTP side: metrics, readiness, liveness.

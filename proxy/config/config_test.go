@@ -75,7 +75,8 @@ func TestDefaultsAreThoseOfZDM(t *testing.T) {
 		{"InitialPhase", c.InitialPhase(), phase.DualWrite},
 		{"LogLevel", c.LogLevel, slog.LevelInfo},
 		{"MaxProtocolVersion", c.MaxProtocolVersion, VersionDSE2},
-		{"Listen", c.Listen, Listen{Address: "localhost", Port: 14002, RequestTimeout: 10 * time.Second, MaxClients: 1000, MaxStreamIDs: 2048, MaxPrepared: 50_000}},
+		{"Listen", c.Listen, Listen{Address: "localhost", Port: 14002, RequestTimeout: 10 * time.Second, MaxClients: 1000, MaxStreamIDs: 2048, MaxPrepared: 50_000,
+			LoginTimeout: 30 * time.Second, FrameTimeout: time.Minute, MaxClientBytes: 32 << 20}},
 		{"Metrics", c.Metrics, Metrics{Enabled: true, Address: "localhost", Port: 14001, Prefix: "zdm", OriginBuckets: buckets, TargetBuckets: buckets, AsyncBuckets: buckets}},
 		{"Heartbeat", c.Heartbeat, Heartbeat{Interval: 30 * time.Second, RetryMin: 250 * time.Millisecond, RetryMax: 30 * time.Second, Factor: 2, FailureThreshold: 1}},
 		{"Origin", c.Clusters[phase.Origin], Cluster{ContactPoints: []string{"10.0.0.1"}, Port: 9042, Username: "o", Password: secret.New("origin-pw"), ConnectTimeout: 30 * time.Second, AssignHosts: true}},
@@ -141,6 +142,11 @@ func TestParseTellsWhatIsWrongAndWhatToDo(t *testing.T) {
 			"proxy_topology_addresses: 10.0.0.7 is listed twice; list each proxy once, in the same order on all"}},
 		{"topology host name", []string{"proxy_topology_addresses", "proxy-1"}, []string{
 			`proxy_topology_addresses: "proxy-1" is not an IP address that a driver could use; give one for each proxy`}},
+		{"bytes below", []string{"proxy_max_memory_bytes", "1000", "proxy_max_client_bytes", "0"}, []string{
+			"proxy_max_client_bytes: 0 is below 65536; give bytes, from 65536 to 1099511627776",
+			"proxy_max_memory_bytes: 1000 is below 1048576; give bytes, from 1048576 to 1099511627776, or 0"}},
+		{"bytes in words", []string{"proxy_max_memory_bytes", "1GB"}, []string{
+			`proxy_max_memory_bytes: "1GB" is not a whole number; give bytes, from 1048576 to 1099511627776, or 0`}},
 		{"connections crossed", []string{"upstream_connections_per_node", "4", "upstream_max_connections_per_node", "3"}, []string{
 			"upstream_max_connections_per_node: 3 is below upstream_connections_per_node, 4; raise it"}},
 		{"back-off bounds crossed", []string{"heartbeat_retry_interval_min_ms", "500", "heartbeat_retry_interval_max_ms", "400"}, []string{

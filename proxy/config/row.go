@@ -54,6 +54,16 @@ func integer(name string, def, lo, hi int, doc string, at func(*Config) *int) Se
 		bind: tie(name, at, func(p *int) value { return intValue(p, lo, hi, "give a number from "+bounds) })}
 }
 
+// size is a number of bytes; 0 is allowed if it is the default.
+func size(name string, def, lo, hi int64, doc string, at func(*Config) *int64) Setting {
+	bounds := fmt.Sprintf("%d to %d", lo, hi)
+	if def == 0 {
+		bounds += ", or 0"
+	}
+	return Setting{Name: name, Type: TypeInt, Default: strconv.FormatInt(def, 10), Bounds: bounds, ZDM: true, Support: Honoured, Doc: doc,
+		bind: tie(name, at, func(p *int64) value { return sizeValue(p, lo, hi, def == 0, "give bytes, from "+bounds) })}
+}
+
 func port(name string, def, lo int, doc string, at func(*Config) *int) Setting {
 	s := integer(name, def, lo, 65535, doc, at)
 	s.bind = tie(name, at, func(p *int) value { return intValue(p, lo, 65535, "give a TCP port") })

@@ -182,6 +182,25 @@ func intValue(p *int, lo, hi int, advice string) value {
 	}
 }
 
+func sizeValue(p *int64, lo, hi int64, zero bool, advice string) value {
+	return value{
+		parse: func(t string) error {
+			n, err := strconv.ParseInt(t, 10, 64)
+			if err != nil {
+				return fmt.Errorf("%q is not a whole number; %s", t, advice)
+			}
+			if n != 0 || !zero {
+				if err := within(t, float64(n), float64(lo), float64(hi), advice); err != nil {
+					return err
+				}
+			}
+			*p = n
+			return nil
+		},
+		text: func() string { return strconv.FormatInt(*p, 10) },
+	}
+}
+
 func within(text string, n, lo, hi float64, advice string) error {
 	switch {
 	case n < lo:

@@ -3,10 +3,12 @@ package session
 import (
 	"context"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/zdmproject/terraform-provider-zdm/cql/frame"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/client"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/cluster"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/config"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/faults"
@@ -34,6 +36,9 @@ type Env struct {
 	Values  *rewrite.Source
 	Faults  faults.Log
 	Drivers Drivers
+	Budget  *client.Budget
+	// strangers are the protocols other than CQL that came, and were told of.
+	strangers sync.Map
 
 	// Phase is swapped whole; a request holds one for its whole life.
 	Phase  atomic.Pointer[Phase]
@@ -114,7 +119,7 @@ func (e *Env) serves(ctx context.Context, v frame.Version) bool {
 	if v <= frame.V4 {
 		return v >= frame.V3
 	}
-	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
+	ctx, cancel := context.WithTimeout(ctx, e.Config.Listen.LoginTimeout)
 	defer cancel()
 	for _, side := range e.loginSides().Each() {
 		speaks, err := e.Clusters[side].Speaks(ctx, v)

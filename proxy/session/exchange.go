@@ -51,6 +51,7 @@ type exchange struct {
 	flagsAt     int                   // offset of the byte with the skip-metadata flag
 	children    []*prepared.Statement // of BATCH, those that are prepared
 	making      *prepared.Statement   // of PREPARE: what becomes of it
+	cost        int64                 // what it takes of the client's account
 	own         []byte                // the RESULT body that the client gets, whatever the node says; nil for the node's
 
 	// req is the frame as it goes to the nodes, but for their ids: kept where it
@@ -92,6 +93,10 @@ func newExchange(s *Session, f frame.Frame, sc *scope) *exchange {
 }
 
 func (ex *exchange) free() {
+	if ex.cost > 0 {
+		ex.s.client.Hold(-ex.cost)
+		ex.cost = 0
+	}
 	req, children := ex.req[:0], ex.children[:0]
 	if cap(req) > keepRequest {
 		req = nil
@@ -139,6 +144,7 @@ func (ex *exchange) begin(f frame.Frame) {
 			"%w: the client has more than %d (proxy_max_stream_ids)", upstream.ErrBusy, s.env.Config.Listen.MaxStreamIDs)})
 		return
 	}
+	ex.charge(len(f))
 	if ex.stmt != nil || len(ex.children) > 0 {
 		f = ex.keep(f)
 	}
@@ -169,6 +175,19 @@ func (ex *exchange) begin(f frame.Frame) {
 		conns[side] = c
 	}
 	ex.sendAll(b, conns, f, s.touch)
+}
+
+// charge accounts for the copies of a request of n bytes: what is kept of it, and
+// what waits for each node.
+func (ex *exchange) charge(n int) {
+	copies := int64(1)
+	for _, side := range phase.Sides {
+		if ex.plan.Legs.Has(side) {
+			copies++
+		}
+	}
+	ex.cost = copies * int64(n)
+	ex.s.client.Hold(ex.cost)
 }
 
 // leaveOut takes a side that is out of reach off the plan of a PREPARE for which
@@ -436,6 +455,25 @@ func (l *leg) lose(b *upstream.Batch, err error) {
 	}
 	l.ex.countLoss(l, err)
 	l.ex.arrived(b, l, nil)
+}
+
+// countLoss records a leg without an answer in its node's metrics.
+func (ex *exchange) countLoss(l *leg, err error) {
+	if !ex.counted && !ex.shadow {
+		return
+	}
+	node := ""
+	failure := metrics.OtherFailure
+	var e *upstream.LostError
+	if errors.As(err, &e) {
+		node = e.Node
+		if e.Sent && errors.Is(e, upstream.ErrTimeout) {
+			failure = metrics.NoAnswer
+		}
+	}
+	if node != "" {
+		ex.s.env.Metrics.Node(l.side, node).Failed(ex.shadow, failure)
+	}
 }
 
 // arrived counts a leg in (or, with a nil leg, the end of sending), and ends the

@@ -148,6 +148,14 @@ func (s *Session) authenticate(f frame.Frame) error {
 	if err := c.Err(); err != nil {
 		return s.protocolError(f, "AUTH_RESPONSE: "+err.Error())
 	}
+	if string(token) == "PLAIN" {
+		// A client for DSE names its mechanism first, whatever it was asked for.
+		out := frame.AppendHeader(nil, s.client.Version, true, 0, f.Stream(), frame.OpAuthChallenge, 0)
+		out = frame.AppendBytes(out, []byte("PLAIN-START"))
+		frame.PutLength(out)
+		s.client.Respond(&s.batch, f.Stream(), out)
+		return nil
+	}
 	parts := bytes.SplitN(token, []byte{0}, 3)
 	if len(parts) != 3 || len(parts[1]) == 0 {
 		return s.refuseLogin(f, frame.ErrorBody{Code: frame.ErrBadCredentials, Message: "the login is not SASL PLAIN with a user name and a password"})
@@ -184,7 +192,7 @@ func (s *Session) setKeys(user string, password secret.String) {
 // connect again.
 func (s *Session) login(f frame.Frame, op frame.Opcode) error {
 	s.endBurst()
-	ctx, cancel := context.WithTimeout(s.ctx, handshakeTimeout)
+	ctx, cancel := context.WithTimeout(s.ctx, s.env.Config.Listen.LoginTimeout)
 	defer cancel()
 	sc := s.scopeFor("")
 	var wg sync.WaitGroup
@@ -204,6 +212,7 @@ func (s *Session) login(f frame.Frame, op frame.Opcode) error {
 		var lost *upstream.LostError
 		var node *cluster.NodeError
 		if errors.As(errs[side], &lost) || !errors.As(errs[side], &node) {
+			s.noteUnchecked(side, errs[side])
 			return errs[side] // see the comment above
 		}
 		e := frame.ErrorBody{Code: node.Code, Message: node.Message}
@@ -226,6 +235,18 @@ func (s *Session) login(f frame.Frame, op frame.Opcode) error {
 	frame.PutLength(out)
 	s.client.Respond(&s.batch, f.Stream(), out)
 	return nil
+}
+
+// noteUnchecked tells the operator what the client is not told: that it could not
+// log in, and what to do if the phase itself could do without the side.
+func (s *Session) noteUnchecked(side phase.Side, err error) {
+	text := fmt.Sprintf("a client could not log in: %v", err)
+	if !s.env.Rule().Needed.Has(side) {
+		text += fmt.Sprintf("; the phase does without %s, but it is where clients log in: set client_credentials to %s until it can be reached", side, side.Other())
+	}
+	if skipped, log := s.env.Faults.Add(text); log {
+		s.env.Log.Warn(text, "client", s.client.RemoteAddr(), "others_since", skipped)
+	}
 }
 
 func (s *Session) refuseLogin(f frame.Frame, e frame.ErrorBody) error {

@@ -15,12 +15,11 @@ import (
 	"github.com/zdmproject/terraform-provider-zdm/proxy/client"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/metrics"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/transport"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/upstream"
 )
 
 const (
-	// handshakeTimeout bounds the time from the first byte to READY.
-	handshakeTimeout = 30 * time.Second
 	// maxLoginBody bounds what a client may send before it has logged in, which
 	// the proxy keeps in memory: STARTUP and a password are a few hundred bytes.
 	maxLoginBody = 64 << 10
@@ -81,12 +80,13 @@ var errRefused = errors.New("refused")
 // New makes the session of a client that has just connected. Serve owns nc.
 func New(e *Env, nc net.Conn) *Session {
 	s := &Session{env: e, idle: make(chan struct{}, 1)}
-	s.client.Init(nc, e.Config.Listen.RequestTimeout, s.tooSlow)
+	l := &e.Config.Listen
+	s.client.Init(nc, client.Limits{WriteTimeout: l.RequestTimeout, FrameTimeout: l.FrameTimeout, MaxBytes: l.MaxClientBytes, Budget: e.Budget}, s)
 	return s
 }
 
-// tooSlow records that the client was closed because it does not read.
-func (s *Session) tooSlow(waiting int) {
+// TooSlow records that the client was closed because it does not read.
+func (s *Session) TooSlow(waiting int) {
 	s.env.Log.Warn("client does not read its answers; closed", "client", s.client.RemoteAddr(), "waiting_bytes", waiting)
 	s.env.Metrics.Rejected(metrics.ClientOutput)
 }
@@ -114,22 +114,36 @@ func (s *Session) Warm(ctx context.Context, side phase.Side) error {
 	return nil
 }
 
-// Event passes the body of a SCHEMA_CHANGE on, if the client asked for it.
-func (s *Session) Event(b *upstream.Batch, body []byte) {
-	if !s.events.Load() || s.client.Version == frame.V3 && newInV4(body) {
+// AwaitRoom leaves the client unread while wait says so: its kernel and then the
+// client itself keep what it sends. What is in flight is answered or times out, so
+// that room comes.
+func (s *Session) AwaitRoom(wait func() bool) {
+	if !wait() {
 		return
 	}
-	f := frame.AppendHeader(nil, s.client.Version, true, 0, -1, frame.OpEvent, 0)
-	f = append(f, body...)
-	frame.PutLength(f)
-	s.client.Respond(b, -1, f)
+	b := s.env.Budget
+	const text = "clients are not read for now: requests and answers on their way take as much memory as they may (proxy_max_client_bytes for one, proxy_max_memory_bytes for all)"
+	if skipped, log := s.env.Faults.Add(text); log {
+		s.env.Log.Warn(text, "client", s.client.RemoteAddr(), "client_bytes", s.client.Held(), "all_bytes", b.Used(), "all_may", b.Limit(), "others_since", skipped)
+	}
+	client.Await(s.ctx, func() bool { return wait() && !s.draining.Load() })
 }
 
-// newInV4 tells the schema events that v3 clients do not know: the control
-// connection may speak a later version than they do.
-func newInV4(body []byte) bool {
-	e, _ := frame.ParseSchemaChange(body)
-	return string(e.Target) == "FUNCTION" || string(e.Target) == "AGGREGATE"
+// Watch is called now and then, and closes a client that has begun a request and
+// does not go on.
+func (s *Session) Watch(now int64) {
+	if s.client.Overdue(now) {
+		s.env.Log.Warn("client closed: a request that it has begun is not complete", "client", s.client.RemoteAddr(),
+			"within", s.env.Config.Listen.FrameTimeout.String(), "setting", "proxy_frame_timeout_ms")
+		s.client.Close()
+	}
+}
+
+// Event passes the body of a SCHEMA_CHANGE on, if the client asked for it.
+func (s *Session) Event(b *upstream.Batch, body []byte) {
+	if s.events.Load() {
+		s.client.RespondEvent(b, body)
+	}
 }
 
 // Serve reads requests until the client leaves, breaks the protocol, is drained,
@@ -168,7 +182,7 @@ func (s *Session) introduce(d driver) {
 
 func (s *Session) read() error {
 	if s.state != ready {
-		s.client.SetReadDeadline(time.Now().Add(handshakeTimeout))
+		s.client.SetReadDeadline(time.Now().Add(s.env.Config.Listen.LoginTimeout))
 	}
 	if err := s.handshakeTLS(); err != nil {
 		return err
@@ -179,6 +193,11 @@ func (s *Session) read() error {
 	}
 	began := false
 	for {
+		if s.client.Full() {
+			s.endBurst()
+			began = false
+			s.AwaitRoom(s.client.Full)
+		}
 		f, err := s.client.Next()
 		if err != nil {
 			return s.readFailed(err)
@@ -204,6 +223,20 @@ func (s *Session) read() error {
 	}
 }
 
+// handshakeTLS is the first that a session does, under the read deadline of the
+// login. What fails is told, but for those who leave without a word: probes of
+// the port do.
+func (s *Session) handshakeTLS() error {
+	err := transport.Handshake(s.client.Socket(), s.env.Config.Listen.LoginTimeout)
+	if err == nil || errors.Is(err, io.EOF) || s.draining.Load() || s.ctx.Err() != nil {
+		return err
+	}
+	if skipped, log := s.env.Faults.Add(err.Error()); log {
+		s.env.Log.Warn("client refused", "cause", err, "others_since", skipped)
+	}
+	return err
+}
+
 // boundBody sets how large a frame the client may send in its state.
 func (s *Session) boundBody() {
 	if s.state == ready {
@@ -211,6 +244,14 @@ func (s *Session) boundBody() {
 		return
 	}
 	s.client.SetMaxBody(maxLoginBody)
+}
+
+// tellStranger logs the first of a kind: probes come every few seconds. It is
+// closed without an answer, since none would be understood.
+func (s *Session) tellStranger(what string) {
+	if _, told := s.env.strangers.LoadOrStore(what, true); !told {
+		s.env.Log.Warn("client closed: it sent "+what, "client", s.client.RemoteAddr())
+	}
 }
 
 // readFailed answers what can be answered of a read error.
@@ -223,6 +264,10 @@ func (s *Session) readFailed(err error) error {
 	case s.draining.Load():
 		return s.drained()
 	case errors.As(err, &version):
+		if what := s.client.Stranger(); s.client.Version == 0 && what != "" {
+			s.tellStranger(what)
+			return err
+		}
 		s.refuseVersion(version.Got)
 	case errors.As(err, &limit):
 		s.client.RespondError(&s.batch, 0, frame.ErrorBody{Code: frame.ErrProtocol, Message: limit.Error()})

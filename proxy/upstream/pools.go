@@ -9,6 +9,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/zdmproject/terraform-provider-zdm/cql/frame"
@@ -56,6 +57,7 @@ type Pools struct {
 	opts    Options
 	control *cluster.Control
 	dials   chan struct{} // one token for each handshake that runs
+	output  atomic.Int64  // see Output
 	scale   scale
 	idle    time.Duration // how long an unused pool stays
 
@@ -359,6 +361,7 @@ func (c *Pools) sweep(ctx context.Context) {
 		}
 		b.Now = Nanotime()
 		pools := c.livePools()
+		output := 0
 		var silent []string // nodes
 		for _, p := range pools {
 			for _, conn := range *p.ready.Load() {
@@ -366,15 +369,20 @@ func (c *Pools) sweep(ctx context.Context) {
 					silent = append(silent, conn.node)
 				}
 				conn.heartbeat(b.Now, c.opts.Heartbeat)
+				output += conn.out.Len()
 			}
 			p.fit(time.Now())
 		}
 		b.Done()
+		c.output.Store(int64(output))
 		if len(silent) > 0 {
 			askNodes(pools, silent, b.Now)
 		}
 	}
 }
+
+// Output is how many bytes wait for nodes that do not read, as of the latest look.
+func (c *Pools) Output() int64 { return c.output.Load() }
 
 // askNodes asks every connection to nodes that have fallen silent on one: so the
 // others are found out before each has swallowed requests of its own, and a node
