@@ -17,6 +17,13 @@ import (
 // each byte itself. The fakes behind it ask for no login.
 func rawClient(t testing.TB, addr string) (net.Conn, *frame.Reader) {
 	t.Helper()
+	return rawClientOf(t, addr, frame.V4)
+}
+
+// rawClientOf is rawClient in another version. In v5 what is written must be
+// segments.
+func rawClientOf(t testing.TB, addr string, v frame.Version) (net.Conn, *frame.Reader) {
+	t.Helper()
 	nc, err := net.Dial("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
@@ -25,7 +32,7 @@ func rawClient(t testing.TB, addr string) (net.Conn, *frame.Reader) {
 	if err := nc.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
 		t.Fatal(err)
 	}
-	startup := frame.AppendHeader(nil, frame.V4, false, 0, 0, frame.OpStartup, 0)
+	startup := frame.AppendHeader(nil, v, false, 0, 0, frame.OpStartup, 0)
 	startup = frame.AppendShort(startup, 1)
 	startup = frame.AppendString(startup, "CQL_VERSION")
 	startup = frame.AppendString(startup, "3.0.0")
@@ -33,10 +40,14 @@ func rawClient(t testing.TB, addr string) (net.Conn, *frame.Reader) {
 	if _, err := nc.Write(startup); err != nil {
 		t.Fatal(err)
 	}
-	in := frame.NewReader(bufio.NewReader(nc), frame.MaxBody)
+	from := bufio.NewReader(nc)
+	in := frame.NewReader(from, frame.MaxBody)
 	f, err := in.Next()
 	if err != nil || f.Opcode() != frame.OpReady {
 		t.Fatalf("STARTUP: got % x, %v; want READY", f, err)
+	}
+	if v == frame.V5 {
+		in = frame.NewReader(frame.NewSegmentReader(from, false), frame.MaxBody)
 	}
 	return nc, in
 }

@@ -22,7 +22,8 @@ const maxThrown = 64
 // thrower is a proxy for inputs of any kind.
 type thrower struct {
 	*world
-	bodies []thrown // well-formed requests to start from
+	version frame.Version
+	bodies  []thrown // well-formed requests to start from
 }
 
 type thrown struct {
@@ -30,34 +31,46 @@ type thrown struct {
 	body []byte
 }
 
-func newThrower(t testing.TB) *thrower {
+func newThrower(t testing.TB, v frame.Version) *thrower {
 	t.Helper()
 	// The nodes get what the proxy lets pass, and some of that they cannot read.
-	odd := cqltest.Options{Lenient: true, Salt: "a"}
-	other := cqltest.Options{Lenient: true, Salt: "other"}
+	odd := cqltest.Options{Lenient: true, Salt: "a", Versions: everyProtocol}
+	other := cqltest.Options{Lenient: true, Salt: "other", Versions: everyProtocol}
 	w := start(t, phase.DualRead, odd, other, map[string]string{"proxy_request_timeout_ms": "2000"})
 	c := cqltest.Dial(t, w.addr, cqltest.Login{})
 	read, write := prepare(t, c, sel), prepare(t, c, insert)
 	own := prepare(t, c, "SELECT rpc_address FROM system.local WHERE key = ?")
-	th := &thrower{world: w}
+	th := &thrower{world: w, version: v}
 	add := func(op frame.Opcode, parts ...[]byte) {
 		th.bodies = append(th.bodies, thrown{op, bytes.Join(parts, nil)})
 	}
 	text := func(s string) []byte { return frame.AppendLongString(nil, s) }
 	id := func(b []byte) []byte { return frame.AppendShortBytes(nil, b) }
-	one := []byte{0, 1, 0} // consistency ONE, no flags
-	value := []byte{0, 1, 1, 0, 1, 0, 0, 0, 5, 'l', 'o', 'c', 'a', 'l'}
+	wide, told := v != frame.V3 && v != frame.V4, v == frame.V5 || v == frame.DSE2
+	params := func(flags byte, rest ...byte) []byte { // at consistency ONE
+		p := []byte{0, 1}
+		if wide {
+			p = append(p, 0, 0, 0)
+		}
+		return append(append(p, flags), rest...)
+	}
+	one := params(0)
+	value := params(1, 0, 1, 0, 0, 0, 5, 'l', 'o', 'c', 'a', 'l')
+	var prepareFlags, resultID []byte
+	if told {
+		prepareFlags, resultID = make([]byte, 4), id([]byte("columns of long ago"))
+	}
 	for _, s := range []string{insert, sel, "USE ks", "USE", "SELECT * FROM system.local", "SELECT * FROM system.peers_v2", "DESCRIBE TABLES", "TRUNCATE ks.t", "BEGIN BATCH " + insert + " APPLY BATCH", ""} {
 		add(frame.OpQuery, text(s), one)
-		add(frame.OpPrepare, text(s))
+		add(frame.OpPrepare, text(s), prepareFlags)
 	}
 	// A paging state: with and without a tag of the proxy's.
-	add(frame.OpQuery, text(sel), []byte{0, 1, 0x0C, 0, 0, 0, 5, 0, 0, 0, 8}, []byte("zdm\x01\x01\xfestate")[:8])
-	add(frame.OpQuery, text(sel), []byte{0, 1, 0x08, 0, 0, 0, 2}, []byte("zd"))
+	add(frame.OpQuery, text(sel), params(0x0C, 0, 0, 0, 5, 0, 0, 0, 8), []byte("zdm\x01\x01\xfestate")[:8])
+	add(frame.OpQuery, text(sel), params(0x08, 0, 0, 0, 2), []byte("zd"))
 	for _, i := range [][]byte{read, write, own, []byte("nobody prepared this")} {
-		add(frame.OpExecute, id(i), one)
-		add(frame.OpExecute, id(i), []byte{0, 1, 2}) // skip the metadata
-		add(frame.OpExecute, id(i), value)
+		add(frame.OpExecute, id(i), resultID, one)
+		add(frame.OpExecute, id(i), resultID, params(2)) // skip the metadata
+		add(frame.OpExecute, id(i), resultID, value)
 	}
 	for _, kind := range []byte{0, 1, 2, 9} {
 		add(frame.OpBatch, []byte{kind, 0, 2, 0}, text(insert), []byte{0, 0, 1}, id(write), []byte{0, 0}, one)
@@ -94,7 +107,7 @@ func (th *thrower) frames(script []byte) (out []byte, n int) {
 			body[at%len(body)] ^= xor
 		}
 		n++
-		out = frame.AppendHeader(out, frame.V4, false, flags, int16(n), op, len(body))
+		out = frame.AppendHeader(out, th.version, false, flags, int16(n), op, len(body))
 		out = append(out, body...)
 	}
 	return out, n
@@ -103,10 +116,13 @@ func (th *thrower) frames(script []byte) (out []byte, n int) {
 // throw sends what a script says in pieces of any size, and checks the answers.
 func (th *thrower) throw(t *testing.T, script []byte) {
 	t.Helper()
-	nc, in := rawClient(t, th.addr)
+	nc, in := rawClientOf(t, th.addr, th.version)
 	_ = nc.SetDeadline(time.Now().Add(8 * time.Second))
 	defer nc.Close()
 	out, n := th.frames(script)
+	if th.version == frame.V5 {
+		out = frame.AppendSegments(nil, out, false)
+	}
 	go func() {
 		r := rand.New(rand.NewPCG(uint64(len(script)), 1))
 		for len(out) > 0 {
@@ -126,12 +142,12 @@ func (th *thrower) throw(t *testing.T, script []byte) {
 				t.Fatalf("%d of %d frames were answered, and the connection is open", len(answered), n)
 			}
 			return // closed
-		case !f.IsResponse() || f.Version() != frame.V4:
-			t.Fatalf("got % x, want a response in v4", f)
+		case !f.IsResponse() || f.Version() != th.version:
+			t.Fatalf("got % x, want a response in version %d", f, th.version)
 		case f.Opcode() == frame.OpEvent && f.Stream() == -1:
 			continue
 		case f.Stream() == 0:
-			e, err := frame.ParseError(f.Body(), frame.V4)
+			e, err := frame.ParseError(f.Body(), th.version)
 			if err != nil || f.Opcode() != frame.OpError || e.Code != frame.ErrProtocol {
 				t.Fatalf("got % x on stream 0, where nothing was asked; want a protocol error", f)
 			}
@@ -161,9 +177,18 @@ func (th *thrower) settled(t testing.TB) {
 
 func TestEveryFrameHasOneAnswerOrTheConnectionIsClosed(t *testing.T) {
 	t.Parallel()
-	th := newThrower(t)
+	for _, v := range []frame.Version{frame.V3, frame.V4, frame.V5, frame.DSE1, frame.DSE2} {
+		t.Run(v.String(), func(t *testing.T) {
+			t.Parallel()
+			throwMany(t, newThrower(t, v))
+		})
+	}
+}
+
+func throwMany(t *testing.T, th *thrower) {
+	t.Helper()
 	r := rand.New(rand.NewPCG(7, 1))
-	for range 300 {
+	for range 100 {
 		script := make([]byte, 5*(1+r.IntN(maxThrown)))
 		for i := 0; i < len(script); i += 5 {
 			// Nine of ten are well-formed, so that a connection lasts.
@@ -179,7 +204,7 @@ func TestEveryFrameHasOneAnswerOrTheConnectionIsClosed(t *testing.T) {
 }
 
 func FuzzFrames(f *testing.F) {
-	th := newThrower(f)
+	th := newThrower(f, frame.V4)
 	for i := range th.bodies {
 		f.Add([]byte{byte(i), 0, 0, 0, 0, byte(i + 1), frame.FlagTracing, 0, 0, 0})
 		f.Add([]byte{byte(i), 0, 1, 0, 0, byte(i), frame.FlagCustomPayload, 0, 0, 0, byte(i), 0, 0, 1, 0xFF})

@@ -25,11 +25,11 @@ type Client struct {
 	Events chan message.Message
 
 	t       testing.TB
-	nc      net.Conn
+	wire    *wire
 	version primitive.ProtocolVersion
 	done    chan struct{} // closed when the reading goroutine has ended
 
-	writeMu sync.Mutex
+	compressed bool // segments are, once there are any
 
 	// Guarded by mu.
 	mu      sync.Mutex
@@ -59,6 +59,7 @@ type Login struct {
 	Version            primitive.ProtocolVersion
 	Username, Password string
 	TLS                *tls.Config // nil is plain TCP
+	LZ4                bool        // compressed segments; v5 only
 }
 
 // Dial connects, logs in, and closes the connection when the test ends. It
@@ -86,12 +87,16 @@ func Connect(t testing.TB, address string, login Login) (*Client, error) {
 		login.Version = primitive.ProtocolVersion4
 	}
 	c := &Client{
-		t: t, nc: nc, version: login.Version, next: 1,
+		t: t, wire: newWire(nc), version: login.Version, compressed: login.LZ4,
 		Events: make(chan message.Message, 64), done: make(chan struct{}), waiting: map[int16]chan Answer{},
 	}
 	go c.read()
 	t.Cleanup(c.Close)
-	m, err := c.ask(message.NewStartup())
+	startup := message.NewStartup()
+	if login.LZ4 {
+		startup.SetCompression(primitive.CompressionLz4)
+	}
+	m, err := c.ask(startup)
 	if _, ok := m.(*message.Authenticate); ok {
 		m, err = c.ask(&message.AuthResponse{Token: []byte("\x00" + login.Username + "\x00" + login.Password)})
 	}
@@ -173,20 +178,13 @@ func (c *Client) SendFrame(f *frame.Frame) <-chan Answer {
 	c.waiting[c.next] = answer
 	c.next = (c.next + 1) & 0x7fff
 	c.mu.Unlock()
-	c.Write(encode(c.t, f))
+	c.wire.write(encode(c.t, f)) // an error shows at the reading end
 	return answer
-}
-
-// Write sends bytes as they are.
-func (c *Client) Write(b []byte) {
-	c.writeMu.Lock()
-	defer c.writeMu.Unlock()
-	c.nc.Write(b) // an error shows at the reading end
 }
 
 // Close closes the connection and waits for its goroutine.
 func (c *Client) Close() {
-	c.nc.Close()
+	c.wire.nc.Close()
 	<-c.done
 }
 
@@ -206,11 +204,11 @@ func (c *Client) read() {
 		delete(c.waiting, id)
 	}
 	c.mu.Unlock()
-	c.nc.Close()
+	c.wire.nc.Close()
 }
 
 func (c *Client) readOne() error {
-	raw, err := readFrame(c.nc)
+	raw, err := c.wire.read()
 	if err != nil {
 		return err
 	}
@@ -223,7 +221,12 @@ func (c *Client) readOne() error {
 		c.t.Errorf("client received a malformed frame: %v: % x", err, raw)
 		return err
 	}
-	if f.Header.OpCode == primitive.OpCodeEvent {
+	switch f.Header.OpCode {
+	case primitive.OpCodeReady, primitive.OpCodeAuthenticate:
+		if c.wire.segments.Load() == nil {
+			c.wire.agreed(c.version, c.compressed)
+		}
+	case primitive.OpCodeEvent:
 		select {
 		case c.Events <- f.Body.Message:
 		default: // full

@@ -5,18 +5,13 @@ import (
 	"crypto/tls"
 	"encoding/binary"
 	"fmt"
-	"io"
 	"net"
+	"slices"
 	"sync"
 
 	"github.com/datastax/go-cassandra-native-protocol/frame"
 	"github.com/datastax/go-cassandra-native-protocol/message"
 	"github.com/datastax/go-cassandra-native-protocol/primitive"
-)
-
-const (
-	headerLen = 9 // version, flags, stream id (2), opcode, body length (4): native_protocol_v4.spec section 2
-	maxBody   = 256 << 20
 )
 
 // codec is stateless without compression, so it is shared.
@@ -25,7 +20,7 @@ var codec = frame.NewRawCodec()
 // conn is one connection of a node.
 type conn struct {
 	node   *Node
-	nc     net.Conn
+	wire   *wire
 	number int
 	done   chan struct{} // closed with the socket
 	once   sync.Once
@@ -40,23 +35,21 @@ type conn struct {
 	username string // who logged in
 	keyspace string
 	inFlight map[int16]struct{}
-
-	writeMu sync.Mutex // held while a frame is written, so that frames stay whole
 }
 
 func newConn(n *Node, nc net.Conn, number int) *conn {
-	return &conn{node: n, nc: nc, number: number, done: make(chan struct{}), inFlight: map[int16]struct{}{}, version: primitive.ProtocolVersion4}
+	return &conn{node: n, wire: newWire(nc), number: number, done: make(chan struct{}), inFlight: map[int16]struct{}{}, version: primitive.ProtocolVersion4}
 }
 
 func (c *conn) close() {
 	c.once.Do(func() {
 		close(c.done)
-		c.nc.Close()
+		c.wire.nc.Close()
 	})
 }
 
 func (c *conn) reset() {
-	nc := c.nc
+	nc := c.wire.nc
 	if secure, ok := nc.(*tls.Conn); ok {
 		nc = secure.NetConn()
 	}
@@ -84,7 +77,7 @@ func (c *conn) lastVersion() primitive.ProtocolVersion {
 func (c *conn) serve() {
 	defer c.close()
 	for {
-		raw, err := readFrame(c.nc)
+		raw, err := c.wire.read()
 		if !c.pass() || err != nil {
 			return
 		}
@@ -104,27 +97,6 @@ func (c *conn) pass() bool {
 	return !c.isClosed()
 }
 
-// readFrame returns one whole frame, of an unknown version too.
-func readFrame(r io.Reader) ([]byte, error) {
-	header := make([]byte, headerLen)
-	if _, err := io.ReadFull(r, header); err != nil {
-		return nil, err
-	}
-	size := int32(binary.BigEndian.Uint32(header[5:]))
-	if header[0] < 3 { // v1 and v2: a stream id of one byte
-		size = int32(binary.BigEndian.Uint32(header[4:])) - 1
-	}
-	if size < 0 || size > maxBody {
-		return nil, fmt.Errorf("frame with a body of %d bytes", size)
-	}
-	raw := make([]byte, headerLen+int(size))
-	copy(raw, header)
-	_, err := io.ReadFull(r, raw[headerLen:])
-	return raw, err
-}
-
-func known(version byte) bool { return version == 3 || version == 4 }
-
 // complain fails the test: the peer broke the protocol.
 func (c *conn) complain(format string, args ...any) {
 	if !c.node.opts.Lenient {
@@ -138,12 +110,13 @@ func (c *conn) take(raw []byte) {
 		Conn: c.number, Version: primitive.ProtocolVersion(raw[0] & 0x7f), Flags: primitive.HeaderFlag(raw[1]),
 		Stream: int16(binary.BigEndian.Uint16(raw[2:])), Opcode: primitive.OpCode(raw[4]), Raw: raw,
 	}
-	if !known(raw[0]) {
+	if !slices.Contains(c.node.opts.Versions, r.Version) {
 		c.node.record(r)
 		// Cassandra answers in its newest version and closes.
-		refusal := Error(primitive.ErrorCodeProtocolError, "Invalid or unsupported protocol version ("+
-			itoa(int(r.Version))+"); the lowest supported version is 3 and the greatest is 4").ThenClose()
-		r.Version = primitive.ProtocolVersion4
+		lowest, greatest := c.node.opts.bounds()
+		refusal := Error(primitive.ErrorCodeProtocolError, fmt.Sprintf(
+			"Invalid or unsupported protocol version (%d); the lowest supported version is %d and the greatest is %d", r.Version, lowest, greatest)).ThenClose()
+		r.Version = greatest
 		c.carryOut(r, refusal)
 		return
 	}
@@ -220,7 +193,13 @@ func (c *conn) carryOut(r Request, reply Reply) {
 		}
 	}
 	for range reply.copies + 1 {
-		c.send(out)
+		c.send(out, reply.kind == replyRaw)
+	}
+	switch reply.message.(type) {
+	case *message.Ready, *message.Authenticate:
+		if startup, ok := r.Message.(*message.Startup); ok {
+			c.wire.agreed(r.Version, startup.Options[message.StartupOptionCompression] != "")
+		}
 	}
 	switch reply.closing {
 	case closeAfter:
@@ -230,13 +209,15 @@ func (c *conn) carryOut(r Request, reply Reply) {
 	}
 }
 
-func (c *conn) send(b []byte) {
+func (c *conn) send(b []byte, bare bool) {
 	if len(b) == 0 || !c.pass() {
 		return
 	}
-	c.writeMu.Lock()
-	defer c.writeMu.Unlock()
-	if _, err := c.nc.Write(b); err != nil {
+	write := c.wire.write
+	if bare {
+		write = c.wire.writeBytes
+	}
+	if err := write(b); err != nil {
 		c.close()
 	}
 }
@@ -254,7 +235,7 @@ func (c *conn) ordinary(r Request) Reply {
 	switch m := r.Message.(type) {
 	case *message.Options:
 		return Message(&message.Supported{Options: map[string][]string{
-			"CQL_VERSION": {"3.4.6"}, "COMPRESSION": {"snappy", "lz4"}, "PROTOCOL_VERSIONS": {"3/v3", "4/v4"},
+			"CQL_VERSION": {"3.4.6"}, "COMPRESSION": {"snappy", "lz4"}, "PROTOCOL_VERSIONS": c.node.opts.versionNames(),
 		}})
 	case *message.Startup:
 		if authenticates {
@@ -284,7 +265,7 @@ func (c *conn) ordinary(r Request) Reply {
 		return Message(&message.Ready{})
 	case *message.Prepare:
 		id, s := c.node.remember(r.Keyspace, m.Query)
-		return Message(s.prepared(id))
+		return Message(s.prepared(id, c.node.opts.Salt))
 	case *message.Query:
 		return c.run(r, m.Query, guess(m.Query), m.Options)
 	case *message.Execute:
@@ -292,7 +273,7 @@ func (c *conn) ordinary(r Request) Reply {
 		if !ok {
 			return Unprepared(m.QueryId)
 		}
-		return c.run(r, p.text, p.statement, m.Options)
+		return c.run(r, p.text, p.statement, m.Options).forMetadata(r.Version, m.ResultMetadataId, p.statement.resultID(c.node.opts.Salt))
 	case *message.Batch:
 		for _, child := range m.Children {
 			if _, ok := c.node.lookup(child.Id); len(child.Id) > 0 && !ok {

@@ -260,3 +260,26 @@ func TestAPeerThatBreaksTheProtocolFailsTheTest(t *testing.T) {
 		}
 	}
 }
+
+func TestClientAndNodeAgreeOnSegmentsInVersion5(t *testing.T) {
+	t.Parallel()
+	n := cqltest.Start(t, cqltest.Options{Versions: []primitive.ProtocolVersion{primitive.ProtocolVersion5}})
+	large := "INSERT INTO ks.t (k) VALUES ('" + strings.Repeat("x", 400_000) + "')" // more than one segment holds
+	for _, compressed := range []bool{false, true} {
+		c := cqltest.Dial(t, n.Addr().String(), cqltest.Login{Version: primitive.ProtocolVersion5, LZ4: compressed})
+		if m, ok := c.Query(t, large).(*message.VoidResult); !ok {
+			t.Errorf("compressed %v: got %v, want a void result", compressed, m)
+		}
+		p, ok := c.Ask(t, &message.Prepare{Query: "SELECT k, node FROM ks.t"}).(*message.PreparedResult)
+		if !ok || len(p.ResultMetadataId) == 0 {
+			t.Fatalf("PREPARE: got %v, want an id of the result metadata", p)
+		}
+		for _, id := range [][]byte{p.ResultMetadataId, []byte("another")} {
+			m := c.Ask(t, &message.Execute{QueryId: p.PreparedQueryId, ResultMetadataId: id, Options: &message.QueryOptions{SkipMetadata: true}})
+			rows, ok := m.(*message.RowsResult)
+			if current := bytes.Equal(id, p.ResultMetadataId); !ok || current == bytes.Equal(rows.Metadata.NewResultMetadataId, p.ResultMetadataId) || current == (len(rows.Metadata.Columns) > 0) {
+				t.Errorf("EXECUTE with the result metadata id %x: got %v", id, rows)
+			}
+		}
+	}
+}

@@ -6,7 +6,8 @@
 // written by go-cassandra-native-protocol, so that it is an oracle independent
 // of our own codecs: a frame that does not decode, bytes left over after a
 // message, or a stream id used again while its request is unanswered fail the
-// test (Options.Lenient turns that off). Protocol v3 and v4, no compression.
+// test (Options.Lenient turns that off). Protocol v3 to v5, DSE_V1 and DSE_V2; no
+// compression but that of v5's segments.
 //
 //	origin := cqltest.Start(t, cqltest.Options{Release: "4.1.8"})
 //	release := make(chan struct{})

@@ -1,6 +1,7 @@
 package cqltest
 
 import (
+	"bytes"
 	"fmt"
 
 	"github.com/datastax/go-cassandra-native-protocol/datatype"
@@ -171,6 +172,20 @@ func (r Reply) Page(state []byte) Reply {
 	}
 	rows = rows.DeepCopy()
 	rows.Metadata.PagingState = state
+	r.message = rows
+	return r
+}
+
+// forMetadata is the reply to an EXECUTE whose client has the result metadata of
+// an id: as in Cassandra, they are told with their new id if they are others by
+// now, but not those of a conditional write.
+func (r Reply) forMetadata(v primitive.ProtocolVersion, has, is []byte) Reply {
+	rows, ok := r.message.(*message.RowsResult)
+	if !ok || !v.SupportsResultMetadataId() || bytes.Equal(has, is) {
+		return r
+	}
+	rows = rows.DeepCopy()
+	rows.Metadata.NewResultMetadataId = is
 	r.message = rows
 	return r
 }

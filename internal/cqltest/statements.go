@@ -1,6 +1,7 @@
 package cqltest
 
 import (
+	"bytes"
 	"encoding/binary"
 	"net/netip"
 	"regexp"
@@ -68,7 +69,11 @@ func (c *conn) run(r Request, text string, s Statement, options *message.QueryOp
 		}
 	}
 	reply := TypedRows(s.Columns, row)
-	if options != nil && options.SkipMetadata {
+	current := true
+	if m, ok := r.Message.(*message.Execute); ok && r.Version.SupportsResultMetadataId() {
+		current = bytes.Equal(m.ResultMetadataId, s.resultID(c.node.opts.Salt))
+	}
+	if options != nil && options.SkipMetadata && current {
 		reply.message.(*message.RowsResult).Metadata.Columns = nil
 	}
 	return reply
