@@ -115,7 +115,7 @@ func (s *Server) Status() control.Status {
 		Clients:  int(s.env.Metrics.Clients.Load()),
 		Requests: s.env.Metrics.Requests(), Failures: s.env.Metrics.Failures.Load(),
 		Origin: s.env.Clusters[phase.Origin].Control().Status(), Target: s.env.Clusters[phase.Target].Control().Status(),
-		NotReady: s.NotReady(), Drivers: s.env.Drivers.Count(), Errors: s.env.Faults.Last(),
+		NotReady: s.NotReady(), Drivers: s.env.Drivers.All(), Errors: s.env.Faults.Last(),
 	}
 	st.Origin.Traffic = control.Traffic(s.env.Metrics.Traffic(phase.Origin))
 	st.Target.Traffic = control.Traffic(s.env.Metrics.Traffic(phase.Target))

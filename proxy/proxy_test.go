@@ -599,3 +599,53 @@ func TestAReadIsPreparedWhileTheOtherClusterIsDown(t *testing.T) {
 		t.Errorf("PREPARE of a write: got %v, want OVERLOADED: nothing was sent, and another host may do", e)
 	}
 }
+
+// A node that is stopped, and not dead, takes connections and requests, and says
+// nothing for as long as a request may take.
+func TestAReadIsPreparedAndAnsweredWhileANodeOfTheOtherClusterIsStopped(t *testing.T) {
+	t.Parallel()
+	for _, p := range []phase.Phase{phase.DualWrite, phase.DualRead, phase.CutOver} {
+		t.Run(p.String(), func(t *testing.T) {
+			t.Parallel()
+			w := start(t, p, cqltest.Options{}, cqltest.Options{}, map[string]string{"proxy_request_timeout_ms": "60000"})
+			primary := p.Rule().Primary
+			answerRows(w.side(primary), "primary")
+			c := cqltest.Dial(t, w.addr, cqltest.Login{})
+			mustVoid(t, c.Query(t, insert))
+			stopped := w.side(primary.Other())
+			stopped.Freeze()
+			defer stopped.Thaw()
+			id := prepare(t, c, sel)
+			if got := who(t, execute(t, c, id)); got != "primary" {
+				t.Errorf("%s answered, want the primary", got)
+			}
+			if again := prepare(t, c, sel); !bytes.Equal(again, id) {
+				t.Errorf("the id is %x the second time, and was %x", again, id)
+			}
+			stopped.Thaw()
+			stopped.WaitFor(t, 1, cqltest.WithText(sel), cqltest.WithOpcode(primitive.OpCodePrepare))
+		})
+	}
+}
+
+// Without connections it is the same, and the side prepares when it is needed.
+func TestAReadIsPreparedWhileTheOtherClusterTakesNoConnection(t *testing.T) {
+	t.Parallel()
+	w := start(t, phase.DualWrite, cqltest.Options{}, cqltest.Options{}, map[string]string{"proxy_request_timeout_ms": "60000"})
+	answerRows(w.origin, "origin")
+	answerRows(w.target, "target")
+	c := cqltest.Dial(t, w.addr, cqltest.Login{})
+	mustVoid(t, c.Query(t, insert))
+	w.target.Freeze()
+	w.target.DropConnections()
+	id := prepare(t, c, sel)
+	if got := who(t, execute(t, c, id)); got != "origin" {
+		t.Errorf("%s answered, want origin", got)
+	}
+	w.target.Thaw()
+	w.setPhase(t, phase.DualRead)
+	w.setPhase(t, phase.CutOver)
+	if got := who(t, execute(t, c, id)); got != "target" {
+		t.Errorf("after the cut-over %s answered, want target", got)
+	}
+}

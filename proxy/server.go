@@ -24,6 +24,10 @@ import (
 	"github.com/zdmproject/terraform-provider-zdm/proxy/upstream"
 )
 
+// cacheBytes bounds the memory of prepared statements: they may be of a megabyte
+// each.
+const cacheBytes = 128 << 20
+
 // Server is a proxy. Its methods may be called from any goroutine.
 type Server struct {
 	// Set by New, then read only.
@@ -45,7 +49,7 @@ type Server struct {
 func New(cfg *config.Config, log *slog.Logger) (*Server, error) {
 	s := &Server{
 		env: session.Env{
-			Config: cfg, Log: log, Cache: prepared.NewCache(cfg.Listen.MaxPrepared),
+			Config: cfg, Log: log, Cache: prepared.NewCache(cfg.Listen.MaxPrepared, cacheBytes),
 			Routing: route.Options{SystemQueries: cfg.SystemQueriesMode, ShadowReads: cfg.ShadowReads},
 			Blocked: make(map[frame.Version]bool),
 			Replace: rewrite.NewRule(cfg.ReplaceFunctions, cfg.ReplaceAllFunctions), Values: rewrite.NewSource(time.Now),

@@ -30,6 +30,7 @@ var floors = map[string]int{
 	"proxy/control":      20,
 	"proxy/metrics":      20,
 	"proxy/paging":       20,
+	"proxy/drivers":      21, // counts them as a status has them
 	"proxy/rewrite":      20,
 	"proxy/faults":       21, // keeps them as a status tells them
 	"proxy/tlsconf":      20, // its errors are those of settings

@@ -182,6 +182,11 @@ func (c *Client) SendFrame(f *frame.Frame) <-chan Answer {
 	return answer
 }
 
+// Write sends bytes as they are.
+func (c *Client) Write(b []byte) {
+	c.wire.writeBytes(b) // an error shows at the reading end
+}
+
 // Close closes the connection and waits for its goroutine.
 func (c *Client) Close() {
 	c.wire.nc.Close()

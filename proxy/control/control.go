@@ -127,6 +127,8 @@ type Statement struct {
 	// Told is the digest of the result metadata that its clients decode with; all
 	// zero if not all of them decode with the same.
 	Told []byte `json:"told,omitempty"`
+	// ToldResultID is the id that went with them (v5, DSE_V2).
+	ToldResultID []byte `json:"told_result_id,omitempty"`
 	// Sides is what each side answered; a nil ID for one that was not asked.
 	Sides [2]Prepared `json:"sides"`
 	// Own: the proxy itself answers it.
@@ -136,6 +138,7 @@ type Statement struct {
 // Prepared is a side's answer to PREPARE.
 type Prepared struct {
 	ID           []byte `json:"id,omitempty"`
+	ResultID     []byte `json:"result_id,omitempty"` // of the result metadata (v5, DSE_V2)
 	ResultDigest []byte `json:"result_digest,omitempty"`
 }
 

@@ -1,6 +1,7 @@
 package merge
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 
@@ -38,15 +39,24 @@ func LossError(st Statement, cl frame.Consistency, cause error, partial bool) fr
 
 // writeType is what a driver's retry rule reads. It is never BATCH_LOG, which
 // drivers retry unasked, nor BATCH, which says that the batch log has it: the
-// proxy does not know.
+// proxy does not know. UNLOGGED_BATCH has the downgrading policies send again
+// without asking whether that is safe, so it is told only where it is.
 func writeType(st Statement) frame.WriteType {
 	switch {
 	case st.CAS:
 		return frame.WriteTypeCAS
 	case st.Counter:
 		return frame.WriteTypeCounter
-	case st.Unlogged:
+	case st.Unlogged && st.Idempotent:
 		return frame.WriteTypeUnloggedBatch
 	}
 	return frame.WriteTypeSimple
+}
+
+// Unprepared has a driver prepare again, in Cassandra's words.
+func Unprepared(id []byte) frame.ErrorBody {
+	return frame.ErrorBody{
+		Code: frame.ErrUnprepared, ID: bytes.Clone(id),
+		Message: fmt.Sprintf("Prepared query with ID %x not found (either the query was not prepared on this host (maybe the host has been restarted?) or you have prepared too many queries and it has been evicted from the internal cache)", id),
+	}
 }

@@ -8,10 +8,12 @@ package prepared
 import (
 	"bytes"
 	"crypto/md5"
+	"fmt"
 	"slices"
 	"sync"
 	"sync/atomic"
 
+	"github.com/zdmproject/terraform-provider-zdm/cql/frame"
 	"github.com/zdmproject/terraform-provider-zdm/cql/scan"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/rewrite"
@@ -23,13 +25,32 @@ import (
 type Metadata struct {
 	// ID is the side's own id.
 	ID []byte
+	// ResultID is the side's own id of the result metadata (v5, DSE_V2); nil if it
+	// was prepared in another version.
+	ResultID []byte
 	// ResultDigest tells two result metadata apart without keeping them.
 	ResultDigest [md5.Size]byte
 }
 
-// NewMetadata copies id and digests the raw result metadata.
-func NewMetadata(id, result []byte) *Metadata {
-	return &Metadata{ID: bytes.Clone(id), ResultDigest: md5.Sum(result)}
+// NewMetadata copies the ids and digests the raw result metadata.
+func NewMetadata(id, resultID, result []byte) *Metadata {
+	return &Metadata{ID: bytes.Clone(id), ResultID: bytes.Clone(resultID), ResultDigest: md5.Sum(result)}
+}
+
+// ReadMetadata reads a RESULT Prepared.
+func ReadMetadata(f frame.Frame) (*Metadata, error) {
+	r, err := frame.SplitResponse(f)
+	if err != nil {
+		return nil, err
+	}
+	if f.Opcode() != frame.OpResult {
+		return nil, fmt.Errorf("PREPARE was answered with opcode 0x%02X", byte(f.Opcode()))
+	}
+	p, err := frame.ParsePrepared(r.Body, f.Version())
+	if err != nil {
+		return nil, err
+	}
+	return NewMetadata(p.ID, p.ResultMetadataID, p.Result), nil
 }
 
 // Statement is one prepared statement as the client knows it. What is not
@@ -40,6 +61,9 @@ type Statement struct {
 	// Told is the digest of the result metadata that clients were told with ID,
 	// and decode with. The zero value fits none.
 	Told [md5.Size]byte
+	// ToldResultID is the id of the result metadata that came with Told; nil if the
+	// version has none.
+	ToldResultID []byte
 	// Text is the statement.
 	Text string
 	// Replaced is what the sides have prepared instead, nil for Text itself.
@@ -109,7 +133,30 @@ func (s *Statement) SetSide(side phase.Side, m *Metadata) {
 	if m.ResultDigest != s.Told {
 		s.differ[side].Store(true)
 	}
+	if old := s.sides[side].Load(); m.ResultID == nil && old != nil && old.ResultDigest == m.ResultDigest {
+		// Prepared again for a client whose version has no such ids.
+		m = &Metadata{ID: m.ID, ResultID: old.ResultID, ResultDigest: m.ResultDigest}
+	}
 	s.sides[side].Store(m)
+}
+
+// ResultID is the id of result metadata that side is to get from a client that
+// has those of the id known: its own id for the same columns, so that it may leave
+// them out, and known itself if it has others, or if what known stands for was
+// forgotten: then the side sends its columns with its own id, and the client goes
+// on with those. It keeps no reference to known.
+func (s *Statement) ResultID(side phase.Side, known []byte) []byte {
+	own := s.sides[side].Load()
+	if own == nil || own.ResultID == nil || bytes.Equal(own.ResultID, known) {
+		return known
+	}
+	if bytes.Equal(s.ToldResultID, known) && own.ResultDigest == s.Told {
+		return own.ResultID
+	}
+	if other := s.sides[side.Other()].Load(); other != nil && bytes.Equal(other.ResultID, known) && other.ResultDigest == own.ResultDigest {
+		return own.ResultID
+	}
+	return known
 }
 
 // MaySkipMetadata reports whether an answer of side may leave its metadata out:
@@ -140,25 +187,40 @@ func (s *Statement) CommonlyTold() (digest [md5.Size]byte) {
 	return s.Told
 }
 
-// Cache holds at most a fixed number of statements, and forgets one that was
-// not used lately for each that comes over it. A client that executes a
+// Cache holds at most a fixed number of statements and of bytes, and forgets those
+// that were not used lately for what comes over it. A client that executes a
 // forgotten one is told UNPREPARED and prepares it again.
 type Cache struct {
 	capacity int
+	maxBytes int
 
-	mu   sync.RWMutex
-	byID map[string]*Statement
-	ring []*Statement // all of byID, in no order; the clock's face
-	hand int
+	mu    sync.RWMutex
+	byID  map[string]*Statement
+	ring  []*Statement // all of byID, in no order; the clock's face
+	hand  int
+	bytes int // of all, as size tells
 }
 
-// NewCache makes a cache for capacity statements; less than 1 is a broken
-// invariant.
-func NewCache(capacity int) *Cache {
-	if capacity < 1 {
-		panic("prepared: capacity below 1")
+// NewCache makes a cache for capacity statements of maxBytes in all; less than 1
+// is a broken invariant. A statement that is larger by itself is kept alone.
+func NewCache(capacity, maxBytes int) *Cache {
+	if capacity < 1 || maxBytes < 1 {
+		panic("prepared: a bound below 1")
 	}
-	return &Cache{capacity: capacity, byID: make(map[string]*Statement)}
+	return &Cache{capacity: capacity, maxBytes: maxBytes, byID: make(map[string]*Statement)}
+}
+
+// overhead is what a statement takes besides its text: the structs, the ids of
+// both sides, and its place in the cache. Roughly.
+const overhead = 600
+
+// size is what the statement takes in memory, roughly; it does not change.
+func (s *Statement) size() int {
+	n := overhead + len(s.Text) + len(s.Keyspace)
+	if s.Replaced != nil {
+		n += len(s.Replaced.Text)
+	}
+	return n
 }
 
 // Find returns the statement that clients know by id, or nil. It keeps no
@@ -191,20 +253,32 @@ func (c *Cache) Put(s *Statement) *Statement {
 			}
 		}
 		c.byID[string(s.ID)] = s
+		c.bytes += s.size() - old.size()
 		return s
+	}
+	for len(c.ring) > 0 && (len(c.ring) >= c.capacity || c.bytes+s.size() > c.maxBytes) {
+		c.forget()
 	}
 	c.byID[string(s.ID)] = s
-	if len(c.ring) < c.capacity {
-		c.ring = append(c.ring, s)
-		return s
-	}
+	c.ring = append(c.ring, s)
+	c.bytes += s.size()
+	return s
+}
+
+// forget drops one that was not used since the hand came by the last time. It runs
+// under mu.
+func (c *Cache) forget() {
+	c.hand %= len(c.ring)
 	for c.ring[c.hand].used.Swap(false) {
 		c.hand = (c.hand + 1) % len(c.ring)
 	}
-	delete(c.byID, string(c.ring[c.hand].ID))
-	c.ring[c.hand] = s
-	c.hand = (c.hand + 1) % len(c.ring)
-	return s
+	old, last := c.ring[c.hand], len(c.ring)-1
+	delete(c.byID, string(old.ID))
+	c.bytes -= old.size()
+	c.ring[c.hand] = c.ring[last]
+	c.ring[last] = nil
+	c.ring = c.ring[:last]
+	c.hand++
 }
 
 // All lists the statements, in no order.

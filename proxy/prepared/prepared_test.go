@@ -2,6 +2,7 @@ package prepared_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
@@ -11,14 +12,14 @@ import (
 // told makes a statement whose clients decode with the result metadata result,
 // as one side has just answered.
 func told(id, result string, by phase.Side) *prepared.Statement {
-	m := prepared.NewMetadata([]byte(id), []byte(result))
+	m := prepared.NewMetadata([]byte(id), nil, []byte(result))
 	s := &prepared.Statement{ID: []byte(id), Text: "SELECT " + id, Told: m.ResultDigest}
 	s.SetSide(by, m)
 	return s
 }
 
 func set(s *prepared.Statement, side phase.Side, result string) {
-	s.SetSide(side, prepared.NewMetadata(s.ID, []byte(result)))
+	s.SetSide(side, prepared.NewMetadata(s.ID, nil, []byte(result)))
 }
 
 func TestMetadataMayBeSkippedOnlyWhereEveryClientWasToldTheSame(t *testing.T) {
@@ -45,7 +46,7 @@ func TestMetadataMayBeSkippedOnlyWhereEveryClientWasToldTheSame(t *testing.T) {
 			c.Put(told("x", "a,b,c", phase.Target))
 		}, [2]bool{false, false}},
 	} {
-		c := prepared.NewCache(10)
+		c := prepared.NewCache(10, 1<<20)
 		s := c.Put(told("x", "a,b", phase.Origin))
 		tt.then(c, s)
 		if c.Find([]byte("x")) != s {
@@ -85,7 +86,7 @@ func TestWhatIsHandedOverNeverAllowsToSkipMore(t *testing.T) {
 func TestCacheForgetsWhatWasNotUsedLately(t *testing.T) {
 	t.Parallel()
 	const capacity = 8
-	c := prepared.NewCache(capacity)
+	c := prepared.NewCache(capacity, 1<<20)
 	for i := range capacity {
 		c.Put(told(fmt.Sprint("old", i), "", phase.Origin))
 	}
@@ -106,10 +107,38 @@ func TestCacheForgetsWhatWasNotUsedLately(t *testing.T) {
 }
 
 func TestFindDoesNotAllocate(t *testing.T) {
-	c := prepared.NewCache(1)
+	c := prepared.NewCache(1, 1<<20)
 	c.Put(told("x", "", phase.Origin))
 	id := []byte("x")
 	if n := testing.AllocsPerRun(100, func() { c.Find(id) }); n != 0 {
 		t.Errorf("Find allocates %v times, want 0", n)
+	}
+}
+
+func TestCacheIsBoundedInBytesToo(t *testing.T) {
+	t.Parallel()
+	const large = 1 << 20
+	c := prepared.NewCache(1000, 10*large)
+	put := func(id string, n int) {
+		c.Put(&prepared.Statement{ID: []byte(id), Text: strings.Repeat("x", n)})
+	}
+	for i := range 100 {
+		put(fmt.Sprint("large", i), large)
+		if n := c.Len(); n > 9 {
+			t.Fatalf("after %d statements of a megabyte there are %d, want 9 at most in 10 MB", i+1, n)
+		}
+	}
+	if c.Find([]byte("large99")) == nil {
+		t.Error("the last one is not there")
+	}
+	put("huge", 20*large)
+	if c.Len() != 1 || c.Find([]byte("huge")) == nil {
+		t.Errorf("there are %d statements, want the one that is larger than the bound by itself", c.Len())
+	}
+	for i := range 500 {
+		put(fmt.Sprint("small", i), 10)
+	}
+	if n := c.Len(); n != 500 {
+		t.Errorf("there are %d statements, want the 500 small ones: forgotten ones must not count", n)
 	}
 }

@@ -5,6 +5,8 @@
 // PREPARE it becomes a bind marker, which the answer hides from the client, and
 // which EXECUTE and BATCH fill.
 //
+// It also puts the ids of a side into prepared requests whose length they change.
+//
 // Floor 2: it edits texts and frames that it is handed, and knows no connections,
 // sessions or phases. A Rule is a value; a Source may be used from any goroutine.
 // It starts none.

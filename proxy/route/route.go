@@ -174,3 +174,14 @@ func SystemSide(r *phase.Rule, o Options) phase.Side {
 	}
 	return r.Primary
 }
+
+// Unstamped reports whether each cluster gives the statement a timestamp of its
+// own unless the request has one: then the later of two writes may not be the same
+// on both sides. Paxos and counters use no client's timestamp.
+func Unstamped(st *scan.Statement) bool {
+	switch st.Kind {
+	case scan.Insert, scan.Update, scan.Delete, scan.Batch:
+		return !st.HasTimestamp && !st.CAS && !st.Counter
+	}
+	return false
+}

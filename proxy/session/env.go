@@ -11,6 +11,7 @@ import (
 	"github.com/zdmproject/terraform-provider-zdm/proxy/client"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/cluster"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/config"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/drivers"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/faults"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/metrics"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
@@ -35,7 +36,7 @@ type Env struct {
 	Replace rewrite.Rule
 	Values  *rewrite.Source
 	Faults  faults.Log
-	Drivers Drivers
+	Drivers drivers.Count
 	Budget  *client.Budget
 	// strangers are the protocols other than CQL that came, and were told of.
 	strangers sync.Map

@@ -1,7 +1,6 @@
 package session
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -46,11 +45,13 @@ type exchange struct {
 	plan        route.Plan
 	scope       *scope
 	start       int64
-	stmt        *prepared.Statement   // of EXECUTE
-	idAt        int                   // offset of the id in the frame
-	flagsAt     int                   // offset of the byte with the skip-metadata flag
+	stmt        *prepared.Statement // of EXECUTE
+	idAt        int                 // offset of the id in the frame
+	flagsAt     int                 // offset of the byte with the skip-metadata flag, if it is the proxy that decides
+	resultAt    int                 // offset of the id of the result metadata; 0 if the version has none
+	resultLen   int
 	children    []*prepared.Statement // of BATCH, those that are prepared
-	making      *prepared.Statement   // of PREPARE: what becomes of it
+	making      *making               // of PREPARE
 	cost        int64                 // what it takes of the client's account
 	own         []byte                // the RESULT body that the client gets, whatever the node says; nil for the node's
 
@@ -97,16 +98,19 @@ func (ex *exchange) free() {
 		ex.s.client.Hold(-ex.cost)
 		ex.cost = 0
 	}
+	if ex.making != nil {
+		return // see early: others may hold it
+	}
 	req, children := ex.req[:0], ex.children[:0]
 	if cap(req) > keepRequest {
 		req = nil
 	}
 	clear(children[:cap(children)])
-	ex.s, ex.scope, ex.stmt, ex.making, ex.own = nil, nil, nil, nil, nil
+	ex.s, ex.scope, ex.stmt, ex.own = nil, nil, nil, nil
 	ex.st, ex.consistency = merge.Statement{}, 0
 	ex.isUse, ex.shadow, ex.counted = false, false, false
 	ex.plan = route.Plan{}
-	ex.idAt, ex.flagsAt = 0, 0
+	ex.idAt, ex.flagsAt, ex.resultAt, ex.resultLen = 0, 0, 0, 0
 	ex.req, ex.children = req, children
 	for i := range ex.legs {
 		l := &ex.legs[i]
@@ -190,14 +194,22 @@ func (ex *exchange) charge(n int) {
 	ex.s.client.Hold(ex.cost)
 }
 
-// leaveOut takes a side that is out of reach off the plan of a PREPARE for which
-// the other one is enough: a read of one side must not fail because of the other.
+// leaveOut takes a side off the plan of a PREPARE for which the other one is
+// enough: a read of one side must not fail or wait because of the other. A side
+// that may be back soon is left out only if the other one is that which the client
+// hears, or which reads are answered by.
 func (ex *exchange) leaveOut() {
-	var within phase.Set
+	var within, soon phase.Set
 	for _, side := range ex.plan.Legs.Each() {
-		if _, err := ex.s.pick(ex.scope, side); err == nil {
+		switch c, err := ex.s.pick(ex.scope, side); {
+		case c != nil:
 			within |= phase.Of(side)
+		case err == nil:
+			soon |= phase.Of(side)
 		}
+	}
+	if !within.Has(ex.plan.Answer) && !within.Has(ex.making.primary) {
+		within |= soon
 	}
 	if within == 0 || within == ex.plan.Legs {
 		return
@@ -274,17 +286,7 @@ func (l *leg) send(b *upstream.Batch, c *upstream.Conn, f frame.Frame) bool {
 		if m == nil {
 			return l.prepare(b, c, ex.stmt)
 		}
-		if l.side == ex.plan.Answer && ex.flagsAt > 0 && !ex.stmt.MaySkipMetadata(l.side) {
-			p.ClearFlags, p.FlagsOffset = byte(frame.QuerySkipMetadata), ex.flagsAt
-		}
-		if !bytes.Equal(m.ID, ex.stmt.ID) {
-			if len(m.ID) != len(ex.stmt.ID) {
-				f = spliceID(f, ex.idAt, len(ex.stmt.ID), m.ID)
-				p.FlagsOffset += len(m.ID) - len(ex.stmt.ID)
-			} else {
-				p.ID, p.IDOffset = m.ID, ex.idAt
-			}
-		}
+		f, p = ex.executeFor(l.side, m, f)
 	case len(ex.children) > 0:
 		for _, child := range ex.children {
 			if child.Side(l.side) == nil {
@@ -411,18 +413,19 @@ func (l *leg) prepared(b *upstream.Batch, c *upstream.Conn, f frame.Frame) {
 		l.ex.arrived(b, l, f)
 		return
 	}
-	m, err := readPrepared(f)
+	m, err := prepared.ReadMetadata(f)
 	if err != nil {
 		l.lose(b, &upstream.LostError{Side: l.side, Node: c.Node(), Cause: err})
 		return
 	}
 	st.SetSide(l.side, m)
-	if ex := l.ex; ex.stmt == st && st.Class.IsRead() && m.ResultDigest != st.Told && !ex.shadow {
+	if ex := l.ex; ex.stmt == st && st.Class.IsRead() && m.ResultDigest != st.Told && ex.resultAt == 0 && !ex.shadow {
 		// The columns are others than the client was told. Nothing can have been
 		// applied, so have it prepare again: gocql 1 decodes with what it was told
-		// even if an answer brings its metadata.
+		// even if an answer brings its metadata. Where the client sends the id of its
+		// metadata, the node tells it of others.
 		l.out = merge.Outcome{Result: merge.Refused, Code: frame.ErrUnprepared}
-		ex.arrived(b, l, frame.AppendError(nil, ex.s.client.Version, 0, unpreparedError(st.ID)))
+		ex.arrived(b, l, frame.AppendError(nil, ex.s.client.Version, 0, merge.Unprepared(st.ID)))
 		return
 	}
 	if l.home != nil {
@@ -482,7 +485,14 @@ func (ex *exchange) arrived(b *upstream.Batch, l *leg, f frame.Frame) {
 	if f != nil && ex.pending.Load() > 1 && ex.mayNeed(l) {
 		l.saved = append(l.saved[:0], f...)
 	}
-	if ex.pending.Add(-1) > 0 {
+	m := ex.making // from here on, ex may be over and someone else's
+	if m != nil && l != nil {
+		m.first.CompareAndSwap(nil, l)
+	}
+	if left := ex.pending.Add(-1); left > 0 {
+		if left == 1 && m != nil {
+			ex.early(b)
+		}
 		return
 	}
 	var frames [2]frame.Frame
@@ -509,6 +519,11 @@ func (ex *exchange) finish(b *upstream.Batch, frames [2]frame.Frame) {
 		ex.free()
 		return
 	}
+	if ex.making != nil && ex.making.wasTold() {
+		ex.finishPrepare(b, ex.plan.Answer, frames)
+		ex.free()
+		return
+	}
 	v := merge.Decide(ex.plan.Answer, [2]merge.Outcome{ex.legs[0].out, ex.legs[1].out}, ex.st)
 	switch {
 	case ex.own != nil:
@@ -518,7 +533,9 @@ func (ex *exchange) finish(b *upstream.Batch, frames [2]frame.Frame) {
 		s.env.note(s, ex, &e)
 		s.client.RespondError(b, ex.stream, e)
 	case ex.making != nil && v.Failed == 0:
-		s.client.Respond(b, ex.stream, ex.finishPrepare(v.Side, frames))
+		ex.finishPrepare(b, v.Side, frames)
+		ex.free()
+		return
 	case ex.isUse && v.Failed == 0:
 		s.scope.Store(ex.scope)
 		s.client.Respond(b, ex.stream, frames[v.Side])

@@ -13,6 +13,7 @@ import (
 	"github.com/zdmproject/terraform-provider-zdm/internal/secret"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/cluster"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/config"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/drivers"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/merge"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/upstream"
@@ -102,7 +103,7 @@ func (s *Session) startup(f frame.Frame) error {
 	if !ok || s.client.Version == frame.V5 && compression == frame.Snappy {
 		return s.protocolError(f, fmt.Sprintf("Unknown compression algorithm: %s", options["COMPRESSION"]))
 	}
-	s.introduce(driverOf(options["DRIVER_NAME"] + " " + options["DRIVER_VERSION"]))
+	s.introduce(drivers.Parse(options["DRIVER_NAME"] + " " + options["DRIVER_VERSION"]))
 	needed := s.env.loginSides()
 	class, asker := "", s.env.credentialSide()
 	for _, side := range append([]phase.Side{asker}, asker.Other()) {

@@ -11,6 +11,7 @@ import (
 	"github.com/zdmproject/terraform-provider-zdm/cql/scan"
 	"github.com/zdmproject/terraform-provider-zdm/internal/secret"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/control"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/drivers"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/prepared"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/route"
@@ -71,13 +72,13 @@ func (m *Mover) news() []control.Statement {
 		}
 		m.known[string(st.ID)] = true
 		told := st.CommonlyTold()
-		c := control.Statement{ID: st.ID, Told: told[:], Text: st.Text, Keyspace: st.Keyspace, Own: st.Own != nil}
+		c := control.Statement{ID: st.ID, Told: told[:], ToldResultID: st.ToldResultID, Text: st.Text, Keyspace: st.Keyspace, Own: st.Own != nil}
 		for _, m := range st.Hidden() {
 			c.NodeText, c.HiddenNames = st.NodeText(), append(c.HiddenNames, m.Name)
 		}
 		for _, side := range phase.Sides {
 			if md := st.Side(side); md != nil {
-				c.Sides[side] = control.Prepared{ID: md.ID, ResultDigest: md.ResultDigest[:]}
+				c.Sides[side] = control.Prepared{ID: md.ID, ResultID: md.ResultID, ResultDigest: md.ResultDigest[:]}
 			}
 		}
 		out = append(out, c)
@@ -155,9 +156,10 @@ func (e *Env) Learn(c *control.Statement) {
 	st := &prepared.Statement{
 		ID: c.ID, Text: c.Text, Keyspace: c.Keyspace, Class: class, Kind: scanned.Kind,
 		Idempotent: class.IsRead() || scanned.Idempotent, CAS: scanned.CAS, Counter: scanned.Counter,
-		Unstamped: unstamped(&scanned),
+		Unstamped: route.Unstamped(&scanned),
 	}
 	copy(st.Told[:], c.Told)
+	st.ToldResultID = c.ToldResultID
 	if !st.Relearn(e.Replace, &scanned, c.NodeText, c.HiddenNames) {
 		return
 	}
@@ -175,7 +177,7 @@ func (e *Env) Learn(c *control.Statement) {
 	}
 	for _, side := range phase.Sides {
 		if m := c.Sides[side]; m.ID != nil {
-			md := &prepared.Metadata{ID: m.ID}
+			md := &prepared.Metadata{ID: m.ID, ResultID: m.ResultID}
 			copy(md.ResultDigest[:], m.ResultDigest)
 			st.SetSide(side, md)
 		}
@@ -214,7 +216,7 @@ func Adopt(e *Env, nc net.Conn, st *control.Session) (*Session, error) {
 		return nil, fmt.Errorf("compression %q is not known", st.Compression)
 	}
 	s := New(e, nc)
-	s.driver = driverOf(st.Driver)
+	s.driver = drivers.Parse(st.Driver)
 	s.client.Resume(st.Unread, frame.Version(st.Version), st.Handshake != control.Fresh, compression)
 	switch st.Handshake {
 	case control.Authenticating:

@@ -2,7 +2,6 @@ package session
 
 import (
 	"bytes"
-	"fmt"
 	"time"
 
 	"github.com/zdmproject/terraform-provider-zdm/cql/frame"
@@ -40,7 +39,7 @@ func (s *Session) query(f frame.Frame) {
 		s.use(f, &st, q.Params.Consistency)
 		return
 	}
-	if !q.Params.HasTimestamp && unstamped(&st) {
+	if !q.Params.HasTimestamp && route.Unstamped(&st) {
 		s.env.Metrics.Unstamped(metrics.Query)
 	}
 	if s.env.Replace.Wants(&st) {
@@ -49,17 +48,6 @@ func (s *Session) query(f frame.Frame) {
 	ex := newExchange(s, f, sc)
 	ex.describe(class, &st)
 	ex.dispatch(f, class, q.Params, at)
-}
-
-// unstamped reports whether each cluster gives the statement a timestamp of its
-// own unless the request has one: then the later of two writes may not be the same
-// on both sides. Paxos and counters use no client's timestamp.
-func unstamped(st *scan.Statement) bool {
-	switch st.Kind {
-	case scan.Insert, scan.Update, scan.Delete, scan.Batch:
-		return !st.HasTimestamp && !st.CAS && !st.Counter
-	}
-	return false
 }
 
 // keyspaceOf is the one that applies to unqualified names: the request's own
@@ -111,104 +99,9 @@ func (ex *exchange) shadowCopy(f frame.Frame) *exchange {
 	c := newExchange(ex.s, f, ex.scope)
 	c.shadow = true
 	c.consistency, c.st, c.stmt = ex.consistency, ex.st, ex.stmt
-	c.idAt, c.flagsAt = ex.idAt, ex.flagsAt
+	c.idAt, c.flagsAt, c.resultAt, c.resultLen = ex.idAt, ex.flagsAt, ex.resultAt, ex.resultLen
 	c.plan = route.Plan{Legs: phase.Of(ex.plan.Shadow), Answer: ex.plan.Shadow}
 	return c
-}
-
-// prepare handles PREPARE.
-func (s *Session) prepare(f frame.Frame) {
-	body, at, err := frame.SplitRequest(f)
-	if err != nil {
-		s.malformed(f, err)
-		return
-	}
-	p, err := frame.ParsePrepare(body, s.client.Version)
-	if err != nil {
-		s.malformed(f, err)
-		return
-	}
-	st := scan.Scan(p.Text)
-	sc := s.scope.Load()
-	keyspace := keyspaceOf(p.Keyspace, sc)
-	class := route.Classify(&st, keyspace)
-	switch class {
-	case route.Virtual, route.NoPeersV2, route.Insights:
-		s.virtualPrepare(f, &st, keyspace, class, p.Text)
-		return
-	}
-	making := &prepared.Statement{
-		Text: string(p.Text), Class: class, Kind: st.Kind,
-		Idempotent: class.IsRead() || st.Idempotent, CAS: st.CAS, Counter: st.Counter, Unstamped: unstamped(&st),
-	}
-	if len(st.Keyspace.Raw) == 0 {
-		making.Keyspace = keyspace
-	}
-	if s.env.Replace.Wants(&st) {
-		if making.Replaced = s.env.Replace.Prepare(p.Text); making.Replaced != nil {
-			f = rewrite.Text(f, at, len(p.Text), []byte(making.Replaced.Text))
-		}
-	}
-	ex := newExchange(s, f, sc)
-	ex.making = making
-	ex.st = merge.Statement{Lenient: class.IsRead(), Inert: true}
-	ex.plan = route.Prepare(s.env.Rule())
-	ex.begin(f)
-}
-
-// finishPrepare stores what the sides answered, and returns what the client
-// gets: the answer of side, whose id it is from then on.
-func (ex *exchange) finishPrepare(side phase.Side, frames [2]frame.Frame) frame.Frame {
-	st, answer := ex.making, frames[side]
-	if st.Replaced != nil {
-		// The node's id is also that of the statement that has the markers from the
-		// beginning.
-		var err error
-		st.ID = rewrite.ID(st.Keyspace, st.Text)
-		if answer, err = rewrite.Answer(answer, st.ID, st.Replaced); err != nil {
-			return frame.AppendError(nil, ex.s.client.Version, 0, rewrite.Refusal(err))
-		}
-	}
-	// The answering side first: what it says is what the client is told.
-	for _, from := range []phase.Side{side, side.Other()} {
-		if ex.legs[from].out.Result != merge.Succeeded {
-			continue
-		}
-		m, err := readPrepared(frames[from])
-		if err != nil {
-			// The client decodes for itself; what cannot be read here is
-			// prepared again when it is executed.
-			ex.s.env.Log.Warn("PREPARE answer not understood", "side", from, "cause", err)
-			continue
-		}
-		if from == side {
-			st.Told = m.ResultDigest
-			if st.ID == nil {
-				st.ID = m.ID
-			}
-		}
-		st.SetSide(from, m)
-	}
-	if st.ID != nil {
-		ex.s.env.Cache.Put(st)
-	}
-	return answer
-}
-
-// readPrepared reads a RESULT Prepared.
-func readPrepared(f frame.Frame) (*prepared.Metadata, error) {
-	r, err := frame.SplitResponse(f)
-	if err != nil {
-		return nil, err
-	}
-	if f.Opcode() != frame.OpResult {
-		return nil, fmt.Errorf("PREPARE was answered with opcode 0x%02X", byte(f.Opcode()))
-	}
-	p, err := frame.ParsePrepared(r.Body, f.Version())
-	if err != nil {
-		return nil, err
-	}
-	return prepared.NewMetadata(p.ID, p.Result), nil
 }
 
 // execute handles EXECUTE.
@@ -230,7 +123,7 @@ func (s *Session) execute(f frame.Frame) {
 	}
 	switch {
 	case st.Own != nil:
-		s.virtualExecute(f, st, body, e.Params)
+		s.virtualExecute(f, st, body, e)
 		return
 	case st.Class == route.Use:
 		// As it is, it would move a connection that many clients share.
@@ -258,7 +151,10 @@ func (s *Session) execute(f frame.Frame) {
 	}
 	ex.statement = metrics.StatementOf(st.Kind, st.CAS, st.Counter)
 	ex.idAt = at + e.IDOffset
-	if e.Params.Flags&frame.QuerySkipMetadata != 0 {
+	if e.ResultMetadataIDOffset > 0 {
+		// The nodes decide by it what may be left out.
+		ex.resultAt, ex.resultLen = at+e.ResultMetadataIDOffset, len(e.ResultMetadataID)
+	} else if e.Params.Flags&frame.QuerySkipMetadata != 0 {
 		ex.flagsAt = at + e.Params.FlagsOffset
 	}
 	ex.dispatch(f, st.Class, e.Params, at)
@@ -268,15 +164,7 @@ func (s *Session) execute(f frame.Frame) {
 // restart, or because many others were prepared since.
 func (s *Session) unprepared(f frame.Frame, id []byte) {
 	s.env.Metrics.CacheMisses.Inc()
-	s.client.RespondError(&s.batch, f.Stream(), unpreparedError(id))
-}
-
-// unpreparedError has a driver prepare again, in Cassandra's words.
-func unpreparedError(id []byte) frame.ErrorBody {
-	return frame.ErrorBody{
-		Code: frame.ErrUnprepared, ID: bytes.Clone(id),
-		Message: fmt.Sprintf("Prepared query with ID %x not found (either the query was not prepared on this host (maybe the host has been restarted?) or you have prepared too many queries and it has been evicted from the internal cache)", id),
-	}
+	s.client.RespondError(&s.batch, f.Stream(), merge.Unprepared(id))
 }
 
 // execBatch handles BATCH.
@@ -302,7 +190,7 @@ func (s *Session) execBatch(f frame.Frame) {
 		if !it.Prepared {
 			st := scan.Scan(it.Text)
 			replace = replace || s.env.Replace.Wants(&st)
-			anyUnstamped = anyUnstamped || unstamped(&st)
+			anyUnstamped = anyUnstamped || route.Unstamped(&st)
 			ex.addChild(st.Idempotent, st.CAS)
 			continue
 		}
@@ -349,38 +237,34 @@ func (ex *exchange) batchFor(side phase.Side, f frame.Frame) (frame.Frame, error
 	if same {
 		return f, nil
 	}
-	body, at, err := frame.SplitRequest(f)
-	if err != nil {
-		return nil, err
-	}
-	bt, err := frame.ParseBatch(body, ex.s.client.Version)
-	if err != nil {
-		return nil, err
-	}
-	out, from, n := make([]byte, 0, len(f)+16), 0, 0
-	for it := bt.Children(); it.Next(); {
-		if !it.Prepared {
-			continue
-		}
-		id := ex.children[n].Side(side).ID
-		out = append(out, f[from:at+it.IDOffset-2]...)
-		out = frame.AppendShortBytes(out, id)
-		from = at + it.IDOffset + len(it.ID)
-		n++
-	}
-	out = append(out, f[from:]...)
-	frame.PutLength(out)
-	return out, nil
+	return rewrite.BatchIDs(f, func(i int) []byte { return ex.children[i].Side(side).ID })
 }
 
-// spliceID returns f with the id of n bytes at an offset replaced by one of
-// another length.
-func spliceID(f frame.Frame, at, n int, id []byte) frame.Frame {
-	out := append(make([]byte, 0, len(f)+len(id)), f[:at-2]...)
-	out = frame.AppendShortBytes(out, id)
-	out = append(out, f[at+n:]...)
-	frame.PutLength(out)
-	return out
+// executeFor fits an EXECUTE to a side: with the ids that it has given itself.
+func (ex *exchange) executeFor(side phase.Side, m *prepared.Metadata, f frame.Frame) (frame.Frame, upstream.Patch) {
+	st := ex.stmt
+	var p upstream.Patch
+	if side == ex.plan.Answer && ex.flagsAt > 0 && !st.MaySkipMetadata(side) {
+		p.ClearFlags, p.FlagsOffset = byte(frame.QuerySkipMetadata), ex.flagsAt
+	}
+	told := f[ex.resultAt : ex.resultAt+ex.resultLen]
+	result := told
+	if ex.resultAt > 0 {
+		result = st.ResultID(side, told)
+	}
+	if len(m.ID) != len(st.ID) || len(result) != len(told) {
+		longer := len(f)
+		f = rewrite.ExecuteIDs(f, ex.idAt, len(st.ID), m.ID, ex.resultAt, len(told), result)
+		p.FlagsOffset += len(f) - longer
+		return f, p
+	}
+	if !bytes.Equal(m.ID, st.ID) {
+		p.ID, p.IDOffset = m.ID, ex.idAt
+	}
+	if !bytes.Equal(result, told) {
+		p.ResultID, p.ResultIDOffset = result, ex.resultAt
+	}
+	return f, p
 }
 
 // readError reads an ERROR frame: what it makes of the leg, and for UNPREPARED

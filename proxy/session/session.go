@@ -13,6 +13,7 @@ import (
 	"github.com/zdmproject/terraform-provider-zdm/cql/frame"
 	"github.com/zdmproject/terraform-provider-zdm/internal/nbio"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/client"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/drivers"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/metrics"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/transport"
@@ -40,7 +41,7 @@ type Session struct {
 	// Owned by the serve goroutine.
 	batch   upstream.Batch // outcomes of this goroutine's own making
 	state   sessionState
-	driver  driver
+	driver  drivers.Driver
 	counted bool              // among the drivers
 	burst   [2]*upstream.Conn // where this burst of requests goes, by side
 	burstOf *scope
@@ -168,15 +169,15 @@ func (s *Session) Serve(ctx context.Context) {
 		sc.release()
 	}
 	if s.counted {
-		s.env.Drivers.leave(s.driver)
+		s.env.Drivers.Leave(s.driver)
 	}
 	s.env.Log.Debug("client left", "client", s.client.RemoteAddr(), "driver", s.driver, "cause", err)
 }
 
 // introduce counts the client by its driver, once.
-func (s *Session) introduce(d driver) {
+func (s *Session) introduce(d drivers.Driver) {
 	if !s.counted {
-		s.driver, s.counted = s.env.Drivers.enter(d), true
+		s.driver, s.counted = s.env.Drivers.Enter(d), true
 	}
 }
 

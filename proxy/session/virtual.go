@@ -1,8 +1,6 @@
 package session
 
 import (
-	"fmt"
-
 	"github.com/zdmproject/terraform-provider-zdm/cql/frame"
 	"github.com/zdmproject/terraform-provider-zdm/cql/scan"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/prepared"
@@ -27,7 +25,7 @@ func (s *Session) virtualQuery(f frame.Frame, st *scan.Statement, class route.Cl
 		s.client.RespondError(&s.batch, f.Stream(), *problem)
 		return
 	}
-	values, err := s.boundValues(body, params)
+	values, err := virtual.BoundValues(body, params, s.client.Version)
 	if err != nil {
 		s.malformed(f, err)
 		return
@@ -90,8 +88,8 @@ func (s *Session) virtualPrepare(f frame.Frame, st *scan.Statement, keyspace str
 }
 
 // virtualExecute answers an EXECUTE of such a statement.
-func (s *Session) virtualExecute(f frame.Frame, st *prepared.Statement, body []byte, params frame.Params) {
-	values, err := s.boundValues(body, params)
+func (s *Session) virtualExecute(f frame.Frame, st *prepared.Statement, body []byte, e frame.Execute) {
+	values, err := virtual.BoundValues(body, e.Params, s.client.Version)
 	if err != nil {
 		s.malformed(f, err)
 		return
@@ -101,18 +99,8 @@ func (s *Session) virtualExecute(f frame.Frame, st *prepared.Statement, body []b
 		s.client.RespondError(&s.batch, f.Stream(), *noTables)
 		return
 	}
-	answer, problem := t.Execute(p, values, params.Flags&frame.QuerySkipMetadata != 0, s.client.Version)
+	answer, problem := t.Execute(p, e.ResultMetadataID, values, e.Params.Flags&frame.QuerySkipMetadata != 0, s.client.Version)
 	s.respondOwn(f, answer, problem)
-}
-
-func (s *Session) boundValues(body []byte, params frame.Params) (virtual.Values, error) {
-	if params.ValuesCount == 0 {
-		return virtual.Values{}, nil
-	}
-	if params.ValuesOffset > len(body) {
-		return virtual.Values{}, fmt.Errorf("values begin at %d of %d bytes", params.ValuesOffset, len(body))
-	}
-	return virtual.ReadValues(body[params.ValuesOffset:], params.ValuesCount, params.Flags&frame.QueryValueNames != 0, s.client.Version)
 }
 
 // respondOwn answers with a RESULT body of the proxy's own, or the error.

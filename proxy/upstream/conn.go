@@ -228,6 +228,9 @@ type Patch struct {
 	// the same.
 	ID       []byte
 	IDOffset int
+	// ResultID does the same with the id of the result metadata.
+	ResultID       []byte
+	ResultIDOffset int
 	// ClearFlags are cleared in the byte at FlagsOffset; 0 for none.
 	ClearFlags  byte
 	FlagsOffset int
@@ -265,6 +268,9 @@ func (c *Conn) Send(r Receiver, f frame.Frame, p Patch, now int64) error {
 	sent.SetStream(id)
 	if p.ID != nil {
 		copy(sent[p.IDOffset:], p.ID)
+	}
+	if p.ResultID != nil {
+		copy(sent[p.ResultIDOffset:], p.ResultID)
 	}
 	if p.ClearFlags != 0 {
 		sent[p.FlagsOffset] &^= p.ClearFlags

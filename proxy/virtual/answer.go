@@ -54,6 +54,17 @@ func ReadValues(raw []byte, count int, named bool, v frame.Version) (Values, err
 	return out, nil
 }
 
+// BoundValues reads the values of a QUERY or EXECUTE with that body.
+func BoundValues(body []byte, params frame.Params, v frame.Version) (Values, error) {
+	if params.ValuesCount == 0 {
+		return Values{}, nil
+	}
+	if params.ValuesOffset > len(body) {
+		return Values{}, fmt.Errorf("values begin at %d of %d bytes", params.ValuesOffset, len(body))
+	}
+	return ReadValues(body[params.ValuesOffset:], params.ValuesCount, params.Flags&frame.QueryValueNames != 0, v)
+}
+
 // Prepared is what a PREPARE answered. It outlives the Tables that made it.
 type Prepared struct {
 	// ID is the MD5 of the statement and the keyspace, so every proxy gives the
@@ -97,18 +108,21 @@ func (t *Tables) Prepare(s *Select, text, keyspace string, v frame.Version) (*Pr
 }
 
 // Execute answers an EXECUTE. The client's wish to skip the metadata is met
-// only while they are what Prepare told it.
-func (t *Tables) Execute(p *Prepared, values Values, skipMetadata bool, v frame.Version) ([]byte, *frame.ErrorBody) {
+// only while they are what it was told: those of the id known, or in a version
+// without such ids those of Prepare.
+func (t *Tables) Execute(p *Prepared, known []byte, values Values, skipMetadata bool, v frame.Version) ([]byte, *frame.ErrorBody) {
 	plan, problem := t.plan(p.Select)
 	if problem != nil {
 		return nil, problem
 	}
 	var changed []byte
-	if digest := plan.digest(); digest != p.metadata {
-		skipMetadata = false
-		if primitive.ProtocolVersion(v).SupportsResultMetadataId() {
-			changed = digest[:]
+	digest := plan.digest()
+	if primitive.ProtocolVersion(v).SupportsResultMetadataId() {
+		if !bytes.Equal(known, digest[:]) {
+			skipMetadata, changed = false, digest[:]
 		}
+	} else if digest != p.metadata {
+		skipMetadata = false
 	}
 	return plan.answer(values, skipMetadata, changed, v)
 }

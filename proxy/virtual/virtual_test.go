@@ -128,7 +128,7 @@ func ask(tables *Tables, verb, text string, values Values) string {
 		var p *Prepared
 		p, body, problem = tables.Prepare(sel, text, "", frame.V4)
 		if verb == "execute" && problem == nil {
-			body, problem = tables.Execute(p, values, false, frame.V4)
+			body, problem = tables.Execute(p, nil, values, false, frame.V4)
 		}
 	}
 	if problem != nil {
