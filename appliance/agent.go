@@ -86,6 +86,9 @@ type Agent struct {
 	handing  bool
 	aligning bool
 	restarts int
+	// fellBack: a process has crashed since the last change, so that the next one is
+	// of the program that was proven.
+	fellBack bool
 	output   []string // of the process that crashed last
 
 	tasks       context.Context

@@ -86,6 +86,7 @@ type instance struct {
 	log   logBuffer
 	boot  string      // the machine's start, as the agent sees it
 	full  atomic.Bool // the disk
+	node  string      // where node_exporter answers
 
 	// Of the agent that runs.
 	cancel context.CancelFunc
@@ -133,7 +134,11 @@ func (in *instance) start() {
 	if in.store, err = store.OpenFS(fullFS{store.Dir(records), &in.full}); err != nil {
 		in.t.Fatal(err)
 	}
-	maker, err := supervise.NewExec(in.run(), self, func(socket string) []string { return []string{"-control", socket} }, []string{fakeVariable + "=1"})
+	program := filepath.Join(in.dir, "program")
+	if _, err := os.Stat(program); err != nil {
+		in.install("exec " + self + ` "$@"`)
+	}
+	maker, err := supervise.NewExec(in.run(), program, func(socket string) []string { return []string{"-control", socket} }, []string{fakeVariable + "=1"})
 	if err != nil {
 		in.t.Fatal(err)
 	}
@@ -159,7 +164,7 @@ func (in *instance) start() {
 	}
 	rules = rules.WithToken("tests", testToken)
 	handler := adminhttp.New(adminhttp.Options{
-		Agent: agent, Events: events, Logs: logs, Log: log, Metrics: adminhttp.NewMetrics(agent), Now: in.clock.now,
+		Agent: agent, Events: events, Logs: logs, Log: log, Metrics: adminhttp.NewMetrics(agent), NodeMetrics: in.node, Now: in.clock.now,
 		Gate: &access.Gate{Rules: func() *access.Rules { return rules }, Now: in.clock.now},
 	})
 	in.server = httptest.NewUnstartedServer(contract(in.t, handler))
@@ -178,6 +183,18 @@ func (f fullFS) Create(name string) (store.File, error) {
 		return nil, syscall.ENOSPC
 	}
 	return f.FS.Create(name)
+}
+
+// install puts a program in the place of the proxy's, a script.
+func (in *instance) install(script string) {
+	in.t.Helper()
+	name := filepath.Join(in.dir, "program")
+	if err := os.WriteFile(name+".new", []byte("#!/bin/sh\n"+script+"\n"), 0o700); err != nil {
+		in.t.Fatal(err)
+	}
+	if err := os.Rename(name+".new", name); err != nil {
+		in.t.Fatal(err)
+	}
 }
 
 func (in *instance) run() string { return filepath.Join(in.dir, "run") }

@@ -51,6 +51,12 @@ func (a *Agent) PutConfig(ctx context.Context, in adminapi.Config, etag uint64) 
 	return do(ctx, a, func(r reply[adminapi.Config]) { a.putConfig(in, etag, r) })
 }
 
+// CheckConfig is what PutConfig would answer, as far as that can be told without
+// starting a process.
+func (a *Agent) CheckConfig(ctx context.Context, in adminapi.Config, etag uint64) (adminapi.Config, error) {
+	return do(ctx, a, func(r reply[adminapi.Config]) { a.checkConfig(in, etag, r) })
+}
+
 // Phase is the phase and the step that is prepared.
 func (a *Agent) Phase() adminapi.Phase { return phaseOf(a.view.Load(), a.o.Now()) }
 

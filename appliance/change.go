@@ -15,34 +15,59 @@ import (
 	"github.com/zdmproject/terraform-provider-zdm/proxy/config"
 )
 
-// putConfig is the transaction of the package comment.
-func (a *Agent) putConfig(in adminapi.Config, ifMatch uint64, answer reply[adminapi.Config]) {
-	doc := a.document(in)
+// examine decides over a document before anything changes: whether it may be
+// applied, or is in force already.
+func (a *Agent) examine(in adminapi.Config, doc *store.Document, ifMatch uint64) (equal bool, err error) {
 	committed := a.rec.Committed
 	if committed != nil && doc.ClusterID != committed.ClusterID {
-		answer.refuse(adminapi.NewProblem(adminapi.Conflict, "this instance belongs to cluster %q, not %q; use its own cluster, or begin with an empty state folder", committed.ClusterID, doc.ClusterID))
-		return
+		return false, adminapi.NewProblem(adminapi.Conflict, "this instance belongs to cluster %q, not %q; use its own cluster, or begin with an empty state folder", committed.ClusterID, doc.ClusterID)
 	}
 	if err := a.free(); err != nil {
-		answer.refuse(err)
-		return
+		return false, err
 	}
 	// A repeated PUT whose first answer was lost has a stale If-Match and is a
 	// success all the same (RFC 9110, 13.1.1 allows it).
 	if doc.Equal(committed) {
-		answer(a.nowConfig(), nil)
-		return
+		return true, nil
 	}
 	if generation := generationOf(committed); ifMatch != generation {
-		answer.refuse(adminapi.NewProblem(adminapi.Stale, "generation is %d, the request was for %d; read it again and decide anew", generation, ifMatch))
-		return
+		return false, adminapi.NewProblem(adminapi.Stale, "generation is %d, the request was for %d; read it again and decide anew", generation, ifMatch)
 	}
 	if err := a.unprepared(); err != nil {
+		return false, err
+	}
+	return false, check(in, doc)
+}
+
+// checkConfig says what putConfig would do.
+func (a *Agent) checkConfig(in adminapi.Config, ifMatch uint64, answer reply[adminapi.Config]) {
+	equal, err := a.examine(in, a.document(in), ifMatch)
+	if err != nil {
 		answer.refuse(err)
 		return
 	}
-	if err := check(in, doc); err != nil {
+	out := a.nowConfig()
+	if out.Applied = adminapi.Replaced; equal {
+		out.Applied = adminapi.Unchanged
+	}
+	answer(out, nil)
+}
+
+// putConfig is the transaction of the package comment.
+func (a *Agent) putConfig(in adminapi.Config, ifMatch uint64, answer reply[adminapi.Config]) {
+	doc, committed := a.document(in), a.rec.Committed
+	done := func(how adminapi.Applied) {
+		out := a.nowConfig()
+		out.Applied = how
+		answer(out, nil)
+	}
+	equal, err := a.examine(in, doc, ifMatch)
+	switch {
+	case err != nil:
 		answer.refuse(err)
+		return
+	case equal:
+		done(adminapi.Unchanged)
 		return
 	}
 
@@ -63,7 +88,7 @@ func (a *Agent) putConfig(in adminapi.Config, ifMatch uint64, answer reply[admin
 	a.replace(doc, fmt.Sprintf("generation %d is being applied", doc.Generation), commit, func(err error) {
 		if err == nil {
 			a.note(adminapi.EventConfig, "generation %d is in force", doc.Generation)
-			answer(a.nowConfig(), nil)
+			done(adminapi.Replaced)
 			return
 		}
 		rec := a.rec
@@ -216,7 +241,7 @@ func (a *Agent) restart(reason string, answer reply[struct{}]) {
 // commit is called when it serves; done when all is over, where an error means
 // that current is what it was.
 func (a *Agent) replace(doc *store.Document, busy string, commit func() error, done func(error)) {
-	next, err := a.startProcess()
+	next, err := a.startProcess(false)
 	if err != nil {
 		done(err)
 		return
@@ -277,7 +302,8 @@ func (a *Agent) handOver(next *proxy, g goal, commit func() error, done func(err
 				a.handedOver(before, rising, func() { done(err) })
 				return
 			}
-			a.riseError = ""
+			a.riseError, a.fellBack = "", false
+			a.prove(next)
 			a.backoff.Reset()
 			a.note(adminapi.EventProcess, "%s has taken over with generation %d", next, next.generation)
 			a.releaseOld(old, func() { a.handedOver(before, rising, func() { done(nil) }) })

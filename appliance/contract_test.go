@@ -7,6 +7,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strconv"
 	"strings"
@@ -204,7 +205,16 @@ func bodyFor(in *instance, c adminapi.Call) string {
 
 func TestEveryCallAnswersAsTheDocumentSays(t *testing.T) {
 	t.Parallel()
+	exporter := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; version=0.0.4")
+		fmt.Fprintln(w, "node_load1 0.5")
+	}))
+	defer exporter.Close()
 	in := serving(t)
+	in.stop()
+	in.node = exporter.URL
+	in.start()
+	in.await("ready", ready)
 	for _, c := range adminapi.Calls {
 		path := strings.Replace(c.Path, "{name}", "checked", 1)
 		body := bodyFor(in, c)

@@ -106,6 +106,8 @@ func TestMetricsAreOfTheAgentAndOfItsProxy(t *testing.T) {
 	if err != nil || string(theirs) != "fake_requests_total 7\n" {
 		t.Errorf("the proxy's metrics: %q, %v", theirs, err)
 	}
-	_, err = newInstance(t).c.Metrics(t.Context(), adminapi.PathProxyMetrics)
-	wantProblem(t, err, "not-ready", 409)
+	for _, path := range []string{adminapi.PathProxyMetrics, adminapi.PathNodeMetrics} {
+		_, err = newInstance(t).c.Metrics(t.Context(), path)
+		wantProblem(t, err, "not-ready", 409)
+	}
 }

@@ -212,6 +212,9 @@ func TestSecretsAreInTheRecordsOnly(t *testing.T) {
 		if err != nil || !d.Type().IsRegular() {
 			return err
 		}
+		if d.Name() == "program" || d.Name() == "proven" { // this test itself
+			return nil
+		}
 		info, err := d.Info()
 		if err != nil {
 			return err

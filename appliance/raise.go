@@ -25,8 +25,14 @@ func (a *Agent) goalOf(doc *store.Document) goal {
 	return goal{doc: doc, phase: p.Phase, epoch: p.Epoch, open: p.Phase != phase.None && a.rec.Drain == nil}
 }
 
-func (a *Agent) startProcess() (*proxy, error) {
-	p, err := a.o.Maker.Start()
+// startProcess starts a process of the newest program, or of the one that was
+// proven last.
+func (a *Agent) startProcess(proven bool) (*proxy, error) {
+	start := a.o.Maker.Start
+	if proven {
+		start = a.o.Maker.StartProven
+	}
+	p, err := start()
 	if err != nil {
 		return nil, err
 	}
@@ -34,6 +40,18 @@ func (a *Agent) startProcess() (*proxy, error) {
 	started := newProxy(p, time.Now())
 	a.watch(started)
 	return started, nil
+}
+
+// prove keeps the program of a process that is ready.
+func (a *Agent) prove(p *proxy) {
+	a.task(func(context.Context) func() {
+		err := a.o.Maker.Prove(p.Process)
+		return func() {
+			if err != nil && !ended(p) {
+				a.report("%v; after a crash the newest program is started", err)
+			}
+		}
+	})
 }
 
 // keepOutput has the lines of a process kept until it ends.
@@ -52,7 +70,9 @@ func (a *Agent) raise() {
 		return
 	}
 	if a.current == nil {
-		p, err := a.startProcess()
+		// After a crash what has been good is taken, and not what was put in its place
+		// meanwhile: that is for a restart, which has a way back.
+		p, err := a.startProcess(a.fellBack)
 		if err != nil {
 			a.riseFailed(err, 0)
 			return
@@ -88,6 +108,7 @@ func (a *Agent) raise() {
 				return
 			}
 			a.riseError = ""
+			a.prove(p)
 			p.epoch, p.serving = g.epoch, p.serving || open
 			switch {
 			case p.serving:
@@ -104,6 +125,7 @@ func (a *Agent) raise() {
 
 func (a *Agent) riseFailed(err error, ran time.Duration) {
 	a.riseError = err.Error()
+	a.fellBack = true
 	wait := a.backoff.Next(ran)
 	a.report("%v; the next start is in %s", err, wait)
 	a.riseTimer = time.After(wait)
@@ -115,6 +137,7 @@ func (a *Agent) crashed() {
 	a.current = nil
 	a.stopRise()
 	a.restarts++
+	a.fellBack = true
 	a.output = p.Output()
 	a.report("%v", p.endedError())
 	if a.handing || a.stopping { // handOver looks after what comes next

@@ -126,13 +126,37 @@ func TestEqualDocumentChangesNothing(t *testing.T) {
 		// Also with a stale ETag: the answer to the first may have been lost.
 		for _, etag := range []uint64{1, 0} {
 			got, err := in.c.PutConfig(t.Context(), conf, etag)
-			if err != nil || got.Generation != 1 {
+			if err != nil || got.Generation != 1 || got.Applied != adminapi.Unchanged {
 				t.Fatalf("an equal document with If-Match %d: %+v, %v", etag, got, err)
 			}
 		}
 	}
 	if got := in.status().Proxy.PID; got != pid {
 		t.Error("the process was replaced")
+	}
+}
+
+func TestCheckedDocumentChangesNothingEither(t *testing.T) {
+	t.Parallel()
+	in := serving(t)
+	before := in.status()
+	if got, err := in.c.CheckConfig(t.Context(), in.config(hostGood), 1); err != nil || got.Applied != adminapi.Unchanged {
+		t.Errorf("an equal one: %+v, %v", got, err)
+	}
+	if got, err := in.c.CheckConfig(t.Context(), in.config("other.example"), 1); err != nil || got.Applied != adminapi.Replaced || got.Generation != 1 {
+		t.Errorf("another one: %+v, %v", got, err)
+	}
+	_, err := in.c.CheckConfig(t.Context(), in.config("other.example"), 9)
+	wantProblem(t, err, "stale", 412)
+	bad := in.config("other.example")
+	bad.Settings["origin_port"] = "many"
+	_, err = in.c.CheckConfig(t.Context(), bad, 1)
+	wantProblem(t, err, "invalid-config", 422)
+	if after := in.status(); after.Proxy.PID != before.Proxy.PID || after.Generation != 1 {
+		t.Errorf("generation %d in process %d, was 1 in %d", after.Generation, after.Proxy.PID, before.Proxy.PID)
+	}
+	if got, err := in.c.PutConfig(t.Context(), in.config("other.example"), 1); err != nil || got.Applied != adminapi.Replaced {
+		t.Errorf("applied: %+v, %v", got, err)
 	}
 }
 

@@ -29,6 +29,7 @@ const (
 	PathOpenAPI      = "/v1/openapi.json"
 	PathMetrics      = "/metrics"
 	PathProxyMetrics = "/metrics/proxy"
+	PathNodeMetrics  = "/metrics/node"
 )
 
 // DefaultPort is where an appliance serves this API.
@@ -66,7 +67,21 @@ type Config struct {
 	// Running is the generation that the proxy runs; it differs from Generation
 	// only while a change is being applied.
 	Running uint64 `json:"running"`
+	// Applied says in the answer to PUT what was done, or with dry_run would be.
+	// Ignored in PUT, and not in the answer to GET.
+	Applied Applied `json:"applied,omitempty"`
 }
+
+// Applied is how a configuration is put into force.
+type Applied string
+
+// Unchanged: it was in force already, and nothing was touched. Replaced: a new
+// proxy process took the clients over. Hot: the running process took it.
+const (
+	Unchanged Applied = "unchanged"
+	Replaced  Applied = "replaced"
+	Hot       Applied = "hot"
+)
 
 // Phase is the phase document. Its ETag is the epoch.
 type Phase struct {

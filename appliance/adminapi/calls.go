@@ -63,6 +63,7 @@ var CommonProblems = []Kind{Unauthorized, Forbidden, TooMany, NotFound, Method, 
 
 var (
 	after  = Parameter{Name: "after", Description: "only what has a higher seq", Number: true}
+	dryRun = Parameter{Name: "dry_run", Description: "check the document, and answer what would be done; nothing changes", Values: []string{"true", "false"}}
 	follow = Parameter{Name: "follow", Description: "go on with what comes, one document to a line, until the caller leaves", Values: []string{"true", "false"}}
 )
 
@@ -71,7 +72,7 @@ var Calls = []Call{
 	{ID: "readStatus", Method: http.MethodGet, Path: PathStatus, Out: Status{}, Summary: "One look at the instance: what it is asked to do, what it does, and whether that is well."},
 	{ID: "readConfig", Method: http.MethodGet, Path: PathConfig, Out: Config{}, ETag: true, Summary: "The desired configuration, with digests in place of secrets."},
 	{
-		ID: "putConfig", Method: http.MethodPut, Path: PathConfig, IfMatch: true, In: Config{}, Out: Config{}, ETag: true,
+		ID: "putConfig", Method: http.MethodPut, Path: PathConfig, IfMatch: true, In: Config{}, Out: Config{}, ETag: true, Query: []Parameter{dryRun},
 		Summary:  "Change the whole configuration. Answered when a proxy process runs it; if none can, the one before runs on.",
 		Problems: []Kind{Body, Precondition, Stale, Conflict, InvalidConfig, ApplyFailed},
 	},
@@ -131,6 +132,7 @@ var Calls = []Call{
 	{ID: "readOpenAPI", Method: http.MethodGet, Path: PathOpenAPI, Media: "application/json", Summary: "This document."},
 	{ID: "readMetrics", Method: http.MethodGet, Path: PathMetrics, Media: MediaMetrics, Summary: "Metrics of the agent."},
 	{ID: "readProxyMetrics", Method: http.MethodGet, Path: PathProxyMetrics, Media: MediaMetrics, Summary: "Metrics of the proxy process that serves.", Problems: []Kind{NotReady}},
+	{ID: "readNodeMetrics", Method: http.MethodGet, Path: PathNodeMetrics, Media: MediaMetrics, Summary: "Metrics of the machine, by node_exporter.", Problems: []Kind{NotReady}},
 }
 
 // OpenAPI is the document of this API (OpenAPI 3.1).

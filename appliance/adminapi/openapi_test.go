@@ -115,6 +115,7 @@ func oneLine(c *ast.CommentGroup) string { return strings.Join(strings.Fields(c.
 // enums are the values of types that have few.
 var enums = map[reflect.Type][]string{
 	reflect.TypeFor[State]():         {string(Locked), string(Configured), string(Serving), string(Drained)},
+	reflect.TypeFor[Applied]():       {string(Unchanged), string(Replaced), string(Hot)},
 	reflect.TypeFor[EventKind]():     texts(EventKinds),
 	reflect.TypeFor[control.State](): {string(control.Idle), string(control.Connecting), string(control.Ready), string(control.Serving), string(control.Draining)},
 	// "" is the phase of an instance that was given none yet.
@@ -130,7 +131,7 @@ func texts[T ~string](values []T) []string {
 }
 
 // readOnly fields are in answers only.
-var readOnly = map[string]bool{"Config.Generation": true, "Config.Running": true}
+var readOnly = map[string]bool{"Config.Generation": true, "Config.Running": true, "Config.Applied": true}
 
 func (w *docWriter) schema(t reflect.Type) object {
 	if values, ok := enums[t]; ok {

@@ -40,6 +40,8 @@ type Options struct {
 	Gate *access.Gate
 	// Metrics are the agent's, shared by its handlers.
 	Metrics *Metrics
+	// NodeMetrics is where node_exporter tells of the machine; "" if it does not run.
+	NodeMetrics string
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 }
@@ -101,6 +103,7 @@ var handlers = map[string]handler{
 	"readOpenAPI":      (*Handler).readOpenAPI,
 	"readMetrics":      (*Handler).readMetrics,
 	"readProxyMetrics": (*Handler).readProxyMetrics,
+	"readNodeMetrics":  (*Handler).readNodeMetrics,
 }
 
 // routes are the calls by path and method.

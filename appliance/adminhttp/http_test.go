@@ -24,8 +24,10 @@ import (
 // noProcesses is for agents that do not come to start one.
 type noProcesses struct{}
 
-func (noProcesses) Start() (supervise.Process, error)     { return nil, errors.New("none here") }
-func (noProcesses) Running() ([]supervise.Process, error) { return nil, nil }
+func (noProcesses) Start() (supervise.Process, error)       { return nil, errors.New("none here") }
+func (noProcesses) StartProven() (supervise.Process, error) { return nil, errors.New("none here") }
+func (noProcesses) Prove(supervise.Process) error           { return nil }
+func (noProcesses) Running() ([]supervise.Process, error)   { return nil, nil }
 
 // newHandler is that of an agent that does not run.
 func newHandler(t *testing.T) *Handler {

@@ -2,7 +2,10 @@ package adminhttp
 
 import (
 	"context"
+	"fmt"
+	"io"
 	"net/http"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -100,6 +103,47 @@ func (h *Handler) readProxyMetrics(r *request) answer {
 	if err != nil {
 		return answer{err: adminapi.NewProblem(adminapi.NotReady, "%v; look at %s", err, adminapi.PathStatus)}
 	}
+	return passOn(r, text, media)
+}
+
+const (
+	// nodeTimeout and maxNodeMetrics bound what is asked of node_exporter.
+	nodeTimeout    = 10 * time.Second
+	maxNodeMetrics = 16 << 20
+)
+
+// readNodeMetrics passes on what node_exporter says.
+func (h *Handler) readNodeMetrics(r *request) answer {
+	if h.o.NodeMetrics == "" {
+		return answer{err: adminapi.NewProblem(adminapi.NotReady, "no node_exporter runs here; name its program with -node-exporter of zdm-appliance serve")}
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), nodeTimeout)
+	defer cancel()
+	text, media, err := fetch(ctx, h.o.NodeMetrics)
+	if err != nil {
+		return answer{err: adminapi.NewProblem(adminapi.NotReady, "%v; look at its lines in %s", err, adminapi.PathLogs)}
+	}
+	return passOn(r, text, media)
+}
+
+func fetch(ctx context.Context, url string) (text []byte, media string, err error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return nil, "", err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return nil, "", err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return nil, "", fmt.Errorf("get %s: %s", url, resp.Status)
+	}
+	text, err = io.ReadAll(io.LimitReader(resp.Body, maxNodeMetrics))
+	return text, resp.Header.Get("Content-Type"), err
+}
+
+func passOn(r *request, text []byte, media string) answer {
 	r.w.Header().Set("Content-Type", media)
 	r.w.WriteHeader(http.StatusOK)
 	_, _ = r.w.Write(text)

@@ -45,9 +45,18 @@ func (h *Handler) putConfig(r *request) answer {
 		return answer{err: p}
 	}
 	r.note(slog.Uint64("if_match", etag), slog.String("cluster_id", clip(in.ClusterID)), slog.String("instance", clip(in.Instance)))
-	c, err := h.o.Agent.PutConfig(r.Context(), in, etag)
+	dry, p := choice(r, "dry_run", "true", "false")
+	if p != nil {
+		return answer{err: p}
+	}
+	put := h.o.Agent.PutConfig
+	if dry == "true" {
+		r.note(slog.Bool("dry_run", true))
+		put = h.o.Agent.CheckConfig
+	}
+	c, err := put(r.Context(), in, etag)
 	if err == nil {
-		r.note(slog.Uint64("generation", c.Generation))
+		r.note(slog.Uint64("generation", c.Generation), slog.String("applied", string(c.Applied)))
 	}
 	return configAnswer(c, err)
 }

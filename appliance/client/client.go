@@ -165,6 +165,12 @@ func (c *Client) PutConfig(ctx context.Context, conf *adminapi.Config, etag uint
 	return call[adminapi.Config](ctx, c, http.MethodPut, adminapi.PathConfig, tag(etag), conf)
 }
 
+// CheckConfig is what PutConfig would answer, as far as that can be told without
+// starting a process; Applied says what would be done. Nothing changes.
+func (c *Client) CheckConfig(ctx context.Context, conf *adminapi.Config, etag uint64) (*adminapi.Config, error) {
+	return call[adminapi.Config](ctx, c, http.MethodPut, adminapi.PathConfig+"?dry_run=true", tag(etag), conf)
+}
+
 // Phase reads the phase; the ETag for Prepare is its epoch.
 func (c *Client) Phase(ctx context.Context) (*adminapi.Phase, error) {
 	return call[adminapi.Phase](ctx, c, http.MethodGet, adminapi.PathPhase, "", nil)

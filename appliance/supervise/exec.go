@@ -13,6 +13,7 @@ import (
 	"syscall"
 
 	"github.com/google/renameio/v2"
+	"golang.org/x/sys/unix"
 )
 
 // maxSocketPath is what a unix socket's address holds, less the final zero.
@@ -29,6 +30,9 @@ type Exec struct {
 	binary string
 	args   func(socket string) []string
 	env    []string
+	// Descriptors is how many files and sockets a process may have open; 0 leaves
+	// that as it is. Set it before Start.
+	Descriptors uint64
 
 	// Guarded by mu.
 	mu   sync.Mutex
@@ -64,8 +68,30 @@ func (e *Exec) file(n uint64, suffix string) string {
 	return filepath.Join(e.dir, execPrefix+strconv.FormatUint(n, 10)+suffix)
 }
 
-// Start starts a process.
-func (e *Exec) Start() (Process, error) {
+// Start starts a process of the program that is at the path now.
+func (e *Exec) Start() (Process, error) { return e.start(e.binary) }
+
+// StartProven starts one of the copy. Without one, or when it cannot be run (the
+// folder may be mounted so), it is Start.
+func (e *Exec) StartProven() (Process, error) {
+	if p, err := e.start(e.proven()); err == nil {
+		return p, nil
+	}
+	return e.Start()
+}
+
+func (e *Exec) proven() string { return filepath.Join(e.dir, "proven") }
+
+// Prove copies the program as it runs: the file at the path may be another one by
+// now.
+func (e *Exec) Prove(p Process) error {
+	if err := keepProgram(fmt.Sprintf("/proc/%d/exe", p.PID()), e.proven()); err != nil {
+		return fmt.Errorf("keep the program of %s: %w", p.Name(), err)
+	}
+	return nil
+}
+
+func (e *Exec) start(binary string) (Process, error) {
 	e.mu.Lock()
 	n := e.next
 	e.next++
@@ -77,7 +103,7 @@ func (e *Exec) Start() (Process, error) {
 		return nil, fmt.Errorf("start %s: %w", p.name, err)
 	}
 	defer out.Close()
-	cmd := exec.Command(e.binary, e.args(p.Socket())...)
+	cmd := exec.Command(binary, e.args(p.Socket())...)
 	cmd.Env = slices.Clone(e.env)
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
@@ -86,6 +112,9 @@ func (e *Exec) Start() (Process, error) {
 	}
 	if p.id, _, err = identify(cmd.Process.Pid); err == nil {
 		err = p.writePID()
+	}
+	if err == nil && e.Descriptors > 0 {
+		err = limitDescriptors(cmd.Process.Pid, e.Descriptors)
 	}
 	if err != nil {
 		_ = cmd.Process.Kill()
@@ -99,6 +128,13 @@ func (e *Exec) Start() (Process, error) {
 		p.ended(cmd.ProcessState.String())
 	}()
 	return p, nil
+}
+
+func limitDescriptors(pid int, n uint64) error {
+	if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: n, Max: n}, nil); err != nil {
+		return fmt.Errorf("let it have %d descriptors: %w; raise the limit of the agent, or ask for fewer", n, err)
+	}
+	return nil
 }
 
 // Running finds the processes that an earlier agent left, and clears away what

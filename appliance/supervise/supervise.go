@@ -17,8 +17,14 @@ import (
 
 // A Maker starts processes and finds those that an earlier agent started.
 type Maker interface {
-	// Start starts a new process, which outlives the agent.
+	// Start starts a new process of the newest program, which outlives the agent.
 	Start() (Process, error)
+	// StartProven starts one of the program that was proven last; if none was, of the
+	// newest.
+	StartProven() (Process, error)
+	// Prove has the program of a running process kept, to start it again whatever
+	// becomes of the newest. It copies a file.
+	Prove(Process) error
 	// Running returns the processes of an earlier life that still run, in the
 	// order in which they were started. It is called once, before Start.
 	Running() ([]Process, error)

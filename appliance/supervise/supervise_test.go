@@ -287,6 +287,26 @@ func TestProcessesOfADeadAgentAreAdopted(t *testing.T) {
 	}
 }
 
+func TestProcessHasTheDescriptorsThatAreAskedFor(t *testing.T) {
+	t.Parallel()
+	e := newExec(t, shortDir(t), "good")
+	e.Descriptors = 77
+	p := start(t, e)
+	limits, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", p.PID()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(limits)) {
+		if rest, found := strings.CutPrefix(line, "Max open files"); found {
+			if fields := strings.Fields(rest); fields[0] != "77" || fields[1] != "77" {
+				t.Errorf("limits are %v, want 77", fields)
+			}
+			return
+		}
+	}
+	t.Errorf("no limit of open files in %s", limits)
+}
+
 func TestPidfileOfAnotherProcessIsNotTrusted(t *testing.T) {
 	t.Parallel()
 	dir := shortDir(t)

@@ -73,6 +73,7 @@ func writeBundle(ctx context.Context, api *client.Client, w io.Writer) (missing 
 		{"events.json", func() (any, error) { return api.Events(ctx, 0) }},
 		{"logs.txt", func() (any, error) { return linesOf(api.Logs(ctx, client.LogFilter{})) }},
 		{"metrics.txt", func() (any, error) { return api.Metrics(ctx, adminapi.PathMetrics) }},
+		{"node-metrics.txt", func() (any, error) { return api.Metrics(ctx, adminapi.PathNodeMetrics) }},
 		{"proxy-metrics.txt", func() (any, error) { return api.Metrics(ctx, adminapi.PathProxyMetrics) }},
 	} {
 		v, err := part.read()

@@ -75,7 +75,11 @@ func configCommand(ctx context.Context, c *call) error {
 	}
 	lines := differences(now, next)
 	if verb == "diff" || len(lines) == 0 {
-		return to.showDifferences(c.stdout, lines)
+		checked, err := api.CheckConfig(ctx, next, now.Generation)
+		if err != nil {
+			return err
+		}
+		return to.showDifferences(c.stdout, lines, checked.Applied)
 	}
 	got, err := api.PutConfig(ctx, next, now.Generation)
 	if err != nil {
@@ -109,14 +113,22 @@ func (i *instance) showConfig(w io.Writer, conf *adminapi.Config) error {
 	return t.Flush()
 }
 
-func (i *instance) showDifferences(w io.Writer, lines []string) error {
+// showDifferences shows what a change would be, and how it would be made.
+func (i *instance) showDifferences(w io.Writer, lines []string, how adminapi.Applied) error {
 	if i.json {
-		return printJSON(w, append([]string{}, lines...))
+		return printJSON(w, struct {
+			Differences []string         `json:"differences"`
+			Applied     adminapi.Applied `json:"applied"`
+		}{append([]string{}, lines...), how})
 	}
-	if len(lines) == 0 {
-		lines = []string{"nothing would change"}
+	for _, line := range lines {
+		fmt.Fprintln(w, line)
 	}
-	_, err := fmt.Fprintln(w, strings.Join(lines, "\n"))
+	_, err := fmt.Fprintln(w, map[adminapi.Applied]string{
+		adminapi.Unchanged: "nothing would change",
+		adminapi.Replaced:  "a new proxy process would take the clients over",
+		adminapi.Hot:       "the running proxy process would take it",
+	}[how])
 	return err
 }
 

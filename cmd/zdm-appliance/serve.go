@@ -10,7 +10,10 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -35,9 +38,15 @@ type serveOptions struct {
 	clientAuth                 string
 	token, access              string
 	binary                     string
+	memory                     string
+	descriptors                uint64
+	exporter, exporterListen   string
 	readyTimeout, drainTimeout time.Duration
 	stopProxies                bool
 }
+
+// memorySize is what the proxy's run time understands.
+var memorySize = regexp.MustCompile(`^[1-9][0-9]*([KMGT]i)?B$`)
 
 // shutdownTimeout bounds the answers that are on their way when the agent ends.
 const shutdownTimeout = 5 * time.Second
@@ -56,6 +65,10 @@ func serve(ctx context.Context, c *call) error {
 	f.StringVar(&o.access, "access-file", "", "YAML `file` that says who may call: hashes of tokens and names of certificates, each with a role; read again when it changes")
 	f.StringVar(&o.token, "token-file", "", "`file` with one bearer token that may do everything (this or -access-file is needed)")
 	f.StringVar(&o.binary, "proxy-binary", "zdm-proxy", "`path` of zdm-proxy")
+	f.StringVar(&o.memory, "proxy-memory", "", "what a proxy process tries to keep its memory under, for example `4GiB` (GOMEMLIMIT); no bound without")
+	f.Uint64Var(&o.descriptors, "proxy-descriptors", 0, "`how many` files and sockets a proxy process may have open; 0 leaves that as it is")
+	f.StringVar(&o.exporter, "node-exporter", "", "`path` of node_exporter, which is then kept running, and passed on at /metrics/node")
+	f.StringVar(&o.exporterListen, "node-exporter-listen", "127.0.0.1:9100", "`address` that it is to listen on")
 	f.DurationVar(&o.readyTimeout, "ready-timeout", appliance.DefaultReadyTimeout, "how long a new proxy process may take until it is ready")
 	f.DurationVar(&o.drainTimeout, "drain-timeout", appliance.DefaultDrainTimeout, "how long an old proxy process may take to answer what is in flight")
 	f.BoolVar(&o.stopProxies, "stop-proxy-on-exit", false, "end the proxy with the agent; otherwise it serves on, and the next agent adopts it")
@@ -87,10 +100,18 @@ func (o *serveOptions) serve(ctx context.Context, stderr io.Writer) error {
 		return err
 	}
 	defer func() { _ = records.Close() }() // what it holds is on disk
-	maker, err := supervise.NewExec(o.run, o.binary, func(socket string) []string { return []string{"-control", socket} }, environment(os.Environ()))
+	env := environment(os.Environ())
+	if o.memory != "" {
+		if !memorySize.MatchString(o.memory) {
+			return fmt.Errorf("-proxy-memory %q is not a size like 512MiB or 4GiB", o.memory)
+		}
+		env = append(slices.DeleteFunc(env, func(v string) bool { return strings.HasPrefix(v, "GOMEMLIMIT=") }), "GOMEMLIMIT="+o.memory)
+	}
+	maker, err := supervise.NewExec(o.run, o.binary, func(socket string) []string { return []string{"-control", socket} }, env)
 	if err != nil {
 		return err
 	}
+	maker.Descriptors = o.descriptors
 	events, err := recent.OpenEvents(filepath.Join(o.state, "events"), time.Now)
 	if err != nil {
 		return fmt.Errorf("%w; look at the state folder", err)
@@ -120,6 +141,12 @@ func (o *serveOptions) serve(ctx context.Context, stderr io.Writer) error {
 
 	g, ctx := errgroup.WithContext(ctx)
 	api := adminhttp.Options{Agent: agent, Events: events, Logs: logs, Log: log, Metrics: adminhttp.NewMetrics(agent)}
+	if o.exporter != "" {
+		if o.exporter, err = exec.LookPath(o.exporter); err != nil {
+			return fmt.Errorf("node_exporter: %w; give its path with -node-exporter", err)
+		}
+		api.NodeMetrics = "http://" + o.exporterListen + "/metrics"
+	}
 	beside := adminhttp.New(api).NewServer()
 	api.Gate = &access.Gate{Rules: rules, Now: time.Now}
 	over := adminhttp.New(api).NewServer()
@@ -131,6 +158,18 @@ func (o *serveOptions) serve(ctx context.Context, stderr io.Writer) error {
 		defer close(done)
 		return agent.Serve(ctx)
 	})
+	if o.exporter != "" {
+		helper := supervise.Helper{
+			Path: o.exporter, Args: []string{"--web.listen-address=" + o.exporterListen}, Env: env, Output: logs.Writer("node-exporter"),
+			Ended: func(how error, again time.Duration) {
+				log.Error("node_exporter ended; it is started again", "cause", how, "in", again)
+			},
+		}
+		g.Go(func() error {
+			helper.Run(ctx)
+			return nil
+		})
+	}
 	g.Go(func() error { return closed(over.ServeTLS(remote, "", "")) })
 	g.Go(func() error { return closed(beside.Serve(local)) })
 	g.Go(func() error {
