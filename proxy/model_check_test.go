@@ -150,7 +150,9 @@ func (r *record) judgeError(e message.Error, wrongf complain) {
 			want = primitive.WriteTypeCas
 		case counter, appendPrepared: // with a bind marker it might be one
 			want = primitive.WriteTypeCounter
-		} // batches append here, so that UNLOGGED_BATCH would invite another try
+		case batchUnlogged:
+			want = primitive.WriteTypeUnloggedBatch
+		}
 		if t.WriteType != want {
 			wrongf(r, "told a time-out of type %s, want %s", t.WriteType, want)
 		}

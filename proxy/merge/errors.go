@@ -39,15 +39,14 @@ func LossError(st Statement, cl frame.Consistency, cause error, partial bool) fr
 
 // writeType is what a driver's retry rule reads. It is never BATCH_LOG, which
 // drivers retry unasked, nor BATCH, which says that the batch log has it: the
-// proxy does not know. UNLOGGED_BATCH has the downgrading policies send again
-// without asking whether that is safe, so it is told only where it is.
+// proxy does not know.
 func writeType(st Statement) frame.WriteType {
 	switch {
 	case st.CAS:
 		return frame.WriteTypeCAS
 	case st.Counter:
 		return frame.WriteTypeCounter
-	case st.Unlogged && st.Idempotent:
+	case st.Unlogged:
 		return frame.WriteTypeUnloggedBatch
 	}
 	return frame.WriteTypeSimple

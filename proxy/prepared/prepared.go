@@ -77,6 +77,7 @@ type Statement struct {
 	Idempotent bool
 	CAS        bool
 	Counter    bool
+	Unlogged   bool // an UNLOGGED batch
 	// Unstamped: it writes with the clusters' own timestamps unless the request has
 	// one.
 	Unstamped bool

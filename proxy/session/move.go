@@ -155,7 +155,7 @@ func (e *Env) Learn(c *control.Statement) {
 	class := route.Classify(&scanned, c.Keyspace)
 	st := &prepared.Statement{
 		ID: c.ID, Text: c.Text, Keyspace: c.Keyspace, Class: class, Kind: scanned.Kind,
-		Idempotent: class.IsRead() || scanned.Idempotent, CAS: scanned.CAS, Counter: scanned.Counter,
+		Idempotent: class.IsRead() || scanned.Idempotent, CAS: scanned.CAS, Counter: scanned.Counter, Unlogged: scanned.Unlogged,
 		Unstamped: route.Unstamped(&scanned),
 	}
 	copy(st.Told[:], c.Told)

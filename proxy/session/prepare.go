@@ -38,7 +38,8 @@ func (s *Session) prepare(f frame.Frame) {
 	}
 	st := &prepared.Statement{
 		Text: string(p.Text), Class: class, Kind: scanned.Kind,
-		Idempotent: class.IsRead() || scanned.Idempotent, CAS: scanned.CAS, Counter: scanned.Counter, Unstamped: route.Unstamped(&scanned),
+		Idempotent: class.IsRead() || scanned.Idempotent, CAS: scanned.CAS, Counter: scanned.Counter, Unlogged: scanned.Unlogged,
+		Unstamped: route.Unstamped(&scanned),
 	}
 	if len(scanned.Keyspace.Raw) == 0 {
 		st.Keyspace = keyspace

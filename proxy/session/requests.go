@@ -63,7 +63,7 @@ func keyspaceOf(own []byte, sc *scope) string {
 func (ex *exchange) describe(class route.Class, st *scan.Statement) {
 	ex.st = merge.Statement{
 		Mutates: !class.IsRead(), Idempotent: class.IsRead() || st.Idempotent,
-		CAS: st.CAS, Counter: st.Counter,
+		CAS: st.CAS, Counter: st.Counter, Unlogged: st.Unlogged,
 	}
 	ex.statement = metrics.StatementOf(st.Kind, st.CAS, st.Counter)
 }
@@ -147,7 +147,7 @@ func (s *Session) execute(f frame.Frame) {
 	ex.stmt = st
 	ex.st = merge.Statement{
 		Mutates: !st.Class.IsRead(), Idempotent: st.Idempotent,
-		CAS: st.CAS, Counter: st.Counter,
+		CAS: st.CAS, Counter: st.Counter, Unlogged: st.Unlogged,
 	}
 	ex.statement = metrics.StatementOf(st.Kind, st.CAS, st.Counter)
 	ex.idAt = at + e.IDOffset
