@@ -86,7 +86,9 @@ type instance struct {
 	log   logBuffer
 	boot  string      // the machine's start, as the agent sees it
 	full  atomic.Bool // the disk
-	node  string      // where node_exporter answers
+	// fullAfter: so many records still have room; 0 for all.
+	fullAfter atomic.Int32
+	node      string // where node_exporter answers
 
 	// Of the agent that runs.
 	cancel context.CancelFunc
@@ -131,7 +133,7 @@ func (in *instance) start() {
 	if err := os.MkdirAll(records, 0o700); err != nil {
 		in.t.Fatal(err)
 	}
-	if in.store, err = store.OpenFS(fullFS{store.Dir(records), &in.full}); err != nil {
+	if in.store, err = store.OpenFS(fullFS{store.Dir(records), in}); err != nil {
 		in.t.Fatal(err)
 	}
 	program := filepath.Join(in.dir, "program")
@@ -175,12 +177,15 @@ func (in *instance) start() {
 // fullFS is a disk that may be full.
 type fullFS struct {
 	store.FS
-	full *atomic.Bool
+	in *instance
 }
 
 func (f fullFS) Create(name string) (store.File, error) {
-	if f.full.Load() {
+	if f.in.full.Load() {
 		return nil, syscall.ENOSPC
+	}
+	if f.in.fullAfter.Load() > 0 && f.in.fullAfter.Add(-1) == 0 {
+		f.in.full.Store(true) // from the next one on
 	}
 	return f.FS.Create(name)
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/zdmproject/terraform-provider-zdm/appliance/store"
 	"github.com/zdmproject/terraform-provider-zdm/internal/secret"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/config"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/control"
 )
 
 // examine decides over a document before anything changes: whether it may be
@@ -47,10 +48,58 @@ func (a *Agent) checkConfig(in adminapi.Config, ifMatch uint64, answer reply[adm
 		return
 	}
 	out := a.nowConfig()
-	if out.Applied = adminapi.Replaced; equal {
+	switch {
+	case equal:
 		out.Applied = adminapi.Unchanged
+	case a.hot(a.document(in)):
+		out.Applied = adminapi.Hot
+	default:
+		out.Applied = adminapi.Replaced
 	}
 	answer(out, nil)
+}
+
+// hot reports whether the running process can take a document.
+func (a *Agent) hot(doc *store.Document) bool {
+	p, committed := a.current, a.rec.Committed
+	return p != nil && a.rise == nil && committed != nil && p.generation == committed.Generation &&
+		doc.Instance == committed.Instance && maps.EqualFunc(doc.Secrets, committed.Secrets, secret.String.Equal) &&
+		config.OnlyHot(committed.Settings, doc.Settings)
+}
+
+// takeHot has the running process take doc.
+func (a *Agent) takeHot(doc *store.Document, commit func() error, done func(error)) {
+	p, before := a.current, a.rec.Committed
+	a.busy = fmt.Sprintf("generation %d is being applied", doc.Generation)
+	a.task(func(ctx context.Context) func() {
+		// The end of the agent does not interrupt it: the process would run what nobody
+		// knows of.
+		ctx = context.WithoutCancel(ctx)
+		err := p.configure(ctx, doc)
+		return func() {
+			if err == nil {
+				if err = commit(); err != nil {
+					a.takeBack(p, before)
+				} else {
+					p.generation = doc.Generation
+				}
+			}
+			a.busy = ""
+			done(err)
+		}
+	})
+}
+
+// takeBack has a process run what it ran before.
+func (a *Agent) takeBack(p *proxy, before *store.Document) {
+	a.task(func(ctx context.Context) func() {
+		err := p.configure(context.WithoutCancel(ctx), before)
+		return func() {
+			if err != nil {
+				a.report("take generation %d again: %v", before.Generation, err)
+			}
+		}
+	})
 }
 
 // putConfig is the transaction of the package comment.
@@ -85,16 +134,35 @@ func (a *Agent) putConfig(in adminapi.Config, ifMatch uint64, answer reply[admin
 		rec.Committed, rec.Wanted = doc, nil
 		return a.save(rec)
 	}
-	a.replace(doc, fmt.Sprintf("generation %d is being applied", doc.Generation), commit, func(err error) {
+	how := adminapi.Replaced
+	apply := func(done func(error)) {
+		a.replace(doc, fmt.Sprintf("generation %d is being applied", doc.Generation), commit, done)
+	}
+	if a.hot(doc) {
+		replace := apply
+		apply = func(done func(error)) {
+			a.takeHot(doc, commit, func(err error) {
+				// An older program takes nothing while it serves.
+				if refused := (*control.Error)(nil); errors.As(err, &refused) {
+					replace(done)
+					return
+				}
+				how = adminapi.Hot
+				done(err)
+			})
+		}
+	}
+	apply(func(err error) {
 		if err == nil {
 			a.note(adminapi.EventConfig, "generation %d is in force", doc.Generation)
-			done(adminapi.Replaced)
+			done(how)
 			return
 		}
 		rec := a.rec
 		rec.Wanted = nil
 		if back := a.save(rec); back != nil {
-			// The store still says wanted, which the next start gives up.
+			// The store still says wanted, which the next save, or start, gives up.
+			a.rec.Wanted = nil
 			err = errors.Join(err, fmt.Errorf("going back to generation %d: %w", generationOf(committed), back))
 		}
 		a.report("generation %d was not applied: %v", doc.Generation, err)

@@ -14,7 +14,7 @@ func TestFullDiskIsAnErrorAndNoLoss(t *testing.T) {
 	token := in.prepare(phase.DualRead, 1)
 	in.full.Store(true)
 	conf := in.config(hostGood)
-	conf.Settings["proxy_max_client_connections"] = "500"
+	conf.Settings["proxy_max_stream_ids"] = "500"
 	ctx := t.Context()
 	for name, call := range map[string]func() error{
 		"commit": func() error { _, err := in.c.Commit(ctx, token); return err },

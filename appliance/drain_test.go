@@ -116,7 +116,7 @@ func TestDrainedInstanceTakesConfigurationsAndSteps(t *testing.T) {
 	in.drain(adminapi.DrainRequest{})
 	in.await("standing by", func(st *adminapi.Status) bool { return st.Proxy != nil && st.Proxy.Ready })
 	conf := in.config(hostGood)
-	conf.Settings["proxy_max_client_connections"] = "500"
+	conf.Settings["proxy_max_stream_ids"] = "500"
 	got, err := in.c.PutConfig(t.Context(), conf, 1)
 	if err != nil || got.Running != 2 {
 		t.Fatalf("PUT: %+v, %v", got, err)

@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/zdmproject/terraform-provider-zdm/proxy/config"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/control"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
 )
@@ -40,6 +41,7 @@ const (
 	hostCrash   = "crash.example"   // ends on its configuration, with a last line
 	hostNoServe = "noserve.example" // cannot open its port
 	hostUnsafe  = "unsafe.example"  // refuses every proof
+	hostOlder   = "older.example"   // takes nothing while it serves
 )
 
 // fake is a proxy process as far as package control goes: it opens its port,
@@ -109,11 +111,19 @@ func (f *fake) host() string { return f.conf.Settings["origin_contact_points"] }
 func (f *fake) config(w http.ResponseWriter, r *http.Request) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if err := json.NewDecoder(r.Body).Decode(&f.conf); err != nil || f.st.State != control.Idle {
+	var conf control.Config
+	err := json.NewDecoder(r.Body).Decode(&conf)
+	hot := f.st.State != control.Idle && config.OnlyHot(f.conf.Settings, conf.Settings) && f.host() != hostOlder
+	if err != nil || f.st.State != control.Idle && !hot {
 		f.replyLocked(w, errors.New("not now"))
 		return
 	}
-	f.st.Generation, f.st.State, f.st.Ready = f.conf.Generation, control.Ready, true
+	f.conf, f.st.Generation = conf, conf.Generation
+	if hot {
+		f.replyLocked(w, nil)
+		return
+	}
+	f.st.State, f.st.Ready = control.Ready, true
 	switch f.host() {
 	case hostRefused:
 		f.replyLocked(w, &control.Error{Text: "configuration refused", Problems: []string{"origin_contact_points: the fake does not like it"}})

@@ -125,6 +125,14 @@ func (p *proxy) metrics(ctx context.Context) (text []byte, media string, err err
 	return p.exchange(ctx, callTimeout, http.MethodGet, control.PathMetrics, nil, maxMetrics)
 }
 
+func (p *proxy) configure(ctx context.Context, doc *store.Document) error {
+	conf := control.Config{Generation: doc.Generation, Settings: doc.Settings, Secrets: map[string]string{}}
+	for name, value := range doc.Secrets {
+		conf.Secrets[name] = value.Reveal()
+	}
+	return p.call(ctx, 2*callTimeout, http.MethodPut, control.PathConfig, conf, nil)
+}
+
 func (p *proxy) setPhase(ctx context.Context, ph phase.Phase, epoch uint64) error {
 	return p.call(ctx, callTimeout, http.MethodPost, control.PathPhase, control.Phase{Phase: ph, Epoch: epoch}, nil)
 }
@@ -174,11 +182,7 @@ func (p *proxy) liftAlive(ctx context.Context, g goal) error {
 		return err
 	}
 	if st.State == control.Idle {
-		conf := control.Config{Generation: g.doc.Generation, Settings: g.doc.Settings, Secrets: map[string]string{}}
-		for name, value := range g.doc.Secrets {
-			conf.Secrets[name] = value.Reveal()
-		}
-		if err := p.call(ctx, 2*callTimeout, http.MethodPut, control.PathConfig, conf, nil); err != nil {
+		if err := p.configure(ctx, g.doc); err != nil {
 			return err
 		}
 	}

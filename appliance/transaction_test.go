@@ -49,7 +49,7 @@ func TestNewConfigurationTakesTheListenerOverAndTheOldProcessDrains(t *testing.T
 		}
 	}()
 	conf := in.config(hostGood)
-	conf.Settings["proxy_max_client_connections"] = "500"
+	conf.Settings["proxy_max_stream_ids"] = "500"
 	got, err := in.c.PutConfig(t.Context(), conf, 1)
 	close(stop)
 	if err != nil {
@@ -157,6 +157,62 @@ func TestCheckedDocumentChangesNothingEither(t *testing.T) {
 	}
 	if got, err := in.c.PutConfig(t.Context(), in.config("other.example"), 1); err != nil || got.Applied != adminapi.Replaced {
 		t.Errorf("applied: %+v, %v", got, err)
+	}
+}
+
+func TestHotSettingIsTakenByTheRunningProcess(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name, host string
+		want       adminapi.Applied
+	}{
+		{"taken", hostGood, adminapi.Hot},
+		{"an older program does not take it", hostOlder, adminapi.Replaced},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			in := newInstance(t)
+			in.put(test.host, 0)
+			in.step(phase.DualWrite, 0)
+			pid := in.status().Proxy.PID
+			conf := in.config(test.host)
+			conf.Settings["log_level"] = "DEBUG"
+			if got, err := in.c.CheckConfig(t.Context(), conf, 1); err != nil || got.Applied != adminapi.Hot {
+				t.Errorf("what would be: %+v, %v", got, err)
+			}
+			got, err := in.c.PutConfig(t.Context(), conf, 1)
+			if err != nil || got.Applied != test.want || got.Generation != 2 || got.Running != 2 {
+				t.Fatalf("%+v, %v", got, err)
+			}
+			if same := in.status().Proxy.PID == pid; same != (test.want == adminapi.Hot) {
+				t.Errorf("the same process runs: %t", same)
+			}
+			if got, want := in.connect().ask(t), "2 dual_write 1"; got != want {
+				t.Errorf("a client is told %q, want %q", got, want)
+			}
+			// The next agent finds it so.
+			in.stop()
+			in.start()
+			if st := in.await("ready", ready); st.Running != 2 || st.Restarts != 0 {
+				t.Errorf("after a restart of the agent: generation %d, %d crashes", st.Running, st.Restarts)
+			}
+		})
+	}
+}
+
+func TestHotSettingThatCannotBeStoredIsTakenBack(t *testing.T) {
+	t.Parallel()
+	in := serving(t)
+	pid := in.status().Proxy.PID
+	in.fullAfter.Store(1) // what is wanted is stored, and not that it was done
+	conf := in.config(hostGood)
+	conf.Settings["log_level"] = "DEBUG"
+	_, err := in.c.PutConfig(t.Context(), conf, 1)
+	wantProblem(t, err, "apply-failed", 502)
+	in.full.Store(false)
+	st := in.await("back", func(st *adminapi.Status) bool { return st.Ready && st.Proxy.Generation == 1 })
+	if st.Generation != 1 || st.Proxy.PID != pid {
+		t.Errorf("generation %d in process %d, want 1 in %d", st.Generation, st.Proxy.PID, pid)
 	}
 }
 

@@ -36,12 +36,13 @@ type Server struct {
 	serving   chan struct{} // closed when Serve has begun
 
 	// Guarded by mu.
-	mu        sync.Mutex
-	sessions  map[*session.Session]struct{}
-	listeners map[net.Listener]struct{}
-	draining  bool
-	ctx       context.Context
-	running   sync.WaitGroup // accept loops and sessions
+	mu         sync.Mutex
+	sessions   map[*session.Session]struct{}
+	listeners  map[net.Listener]struct{}
+	draining   bool
+	maxClients int
+	ctx        context.Context
+	running    sync.WaitGroup // accept loops and sessions
 }
 
 // New checks what it is given and starts nothing. The server has no phase until
@@ -54,7 +55,7 @@ func New(cfg *config.Config, log *slog.Logger) (*Server, error) {
 			Blocked: make(map[frame.Version]bool),
 			Replace: rewrite.NewRule(cfg.ReplaceFunctions, cfg.ReplaceAllFunctions), Values: rewrite.NewSource(time.Now),
 		},
-		serving:  make(chan struct{}),
+		serving: make(chan struct{}), maxClients: cfg.Listen.MaxClients,
 		sessions: make(map[*session.Session]struct{}), listeners: make(map[net.Listener]struct{}),
 	}
 	var err error
@@ -103,6 +104,14 @@ func New(cfg *config.Config, log *slog.Logger) (*Server, error) {
 
 // Budget is the memory that clients' requests and answers may take.
 func (s *Server) Budget() *client.Budget { return s.env.Budget }
+
+// SetMaxClients bounds the clients that come from now on; those that are there
+// stay.
+func (s *Server) SetMaxClients(n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.maxClients = n
+}
 
 // Metrics is the server's registry.
 func (s *Server) Metrics() *metrics.Metrics { return s.env.Metrics }
@@ -218,7 +227,7 @@ func (s *Server) enter(ses *session.Session) error {
 		return errDraining
 	case s.env.Rule() == nil:
 		return errors.New("the proxy has no phase yet")
-	case len(s.sessions) >= s.env.Config.Listen.MaxClients:
+	case len(s.sessions) >= s.maxClients:
 		s.env.Metrics.Rejected(metrics.Clients)
 		return fmt.Errorf("there are %d clients; raise proxy_max_client_connections", len(s.sessions))
 	}

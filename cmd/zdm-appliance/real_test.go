@@ -382,7 +382,7 @@ func TestRealAgentKilledAtAnyMomentLeavesAGoodGenerationServing(t *testing.T) {
 			t.Fatal(err)
 		}
 		conf := r.config()
-		conf.Settings["proxy_max_client_connections"] = fmt.Sprint(500 + round)
+		conf.Settings["proxy_max_stream_ids"] = fmt.Sprint(500 + round)
 		answered := make(chan error, 1)
 		go func() {
 			_, err := r.c.PutConfig(context.WithoutCancel(t.Context()), conf, now.Generation)

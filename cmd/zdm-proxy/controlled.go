@@ -25,18 +25,20 @@ import (
 const maxControlBody = 1 << 20
 
 // controlled is a proxy process under an agent. It takes one configuration in
-// its life, and everything else over its unix socket.
+// its life, apart from hot settings, and everything else over its unix socket.
 type controlled struct {
-	log  *slog.Logger
-	life context.Context
-	end  context.CancelFunc
-	wg   sync.WaitGroup // what the process runs, besides the control server
+	log   *slog.Logger
+	level slog.LevelVar
+	life  context.Context
+	end   context.CancelFunc
+	wg    sync.WaitGroup // what the process runs, besides the control server
 
 	// Guarded by mu. Calls that change something hold it throughout, so that
 	// they come one after the other.
 	mu         sync.Mutex
 	state      control.State
 	generation uint64
+	values     map[string]string // that cfg was made of
 	cfg        *config.Config
 	srv        *proxy.Server
 	health     *health
@@ -181,16 +183,23 @@ func (p *controlled) bothUp() bool { return len(p.srv.NotReady()) == 0 }
 func (p *controlled) configure(_ context.Context, c control.Config) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.srv != nil {
-		return http.StatusConflict, fmt.Errorf("this process runs generation %d; a new configuration is for a new process", p.generation)
-	}
 	values := maps.Clone(c.Settings)
 	maps.Copy(values, c.Secrets)
+	if p.srv != nil && !config.OnlyHot(p.values, values) {
+		return http.StatusConflict, fmt.Errorf("this process runs generation %d, and cannot take this change while it does; a new process can", p.generation)
+	}
 	cfg, err := parse(values)
 	if err != nil {
 		return http.StatusUnprocessableEntity, err
 	}
-	log := newLogger(cfg)
+	p.level.Set(cfg.LogLevel)
+	if p.srv != nil {
+		p.srv.SetMaxClients(cfg.Listen.MaxClients)
+		p.cfg, p.values, p.generation = cfg, values, c.Generation
+		p.log.Info("took settings", "generation", c.Generation)
+		return http.StatusOK, nil
+	}
+	log := newLogger(cfg, &p.level)
 	srv, err := proxy.New(cfg, log)
 	if err != nil {
 		return http.StatusUnprocessableEntity, err
@@ -199,7 +208,7 @@ func (p *controlled) configure(_ context.Context, c control.Config) (int, error)
 		log.Warn("configuration", "warning", w)
 	}
 	log.Info("starting", "generation", c.Generation, "config", cfg)
-	p.log, p.cfg, p.srv, p.generation, p.state = log, cfg, srv, c.Generation, control.Connecting
+	p.log, p.values, p.cfg, p.srv, p.generation, p.state = log, values, cfg, srv, c.Generation, control.Connecting
 	p.health = newHealth(srv, cfg)
 	p.wg.Go(func() { _ = srv.Serve(p.life) }) // it ends without an error when life does
 	return http.StatusOK, nil

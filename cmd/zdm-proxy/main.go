@@ -59,7 +59,7 @@ func run(args, environ []string) int {
 		fmt.Print(cfg)
 		return 0
 	}
-	return exitCode(serveAlone(ctx, cfg, newLogger(cfg), *file))
+	return exitCode(serveAlone(ctx, cfg, newLogger(cfg, cfg.LogLevel), *file))
 }
 
 func exitCode(err error) int {
@@ -103,8 +103,9 @@ func parse(values map[string]string) (*config.Config, error) {
 	return cfg, cfg.ReadSecretFiles(os.ReadFile)
 }
 
-func newLogger(cfg *config.Config) *slog.Logger {
-	o := &slog.HandlerOptions{Level: cfg.LogLevel, ReplaceAttr: writeAddresses}
+// newLogger logs from the level on, which may change.
+func newLogger(cfg *config.Config, level slog.Leveler) *slog.Logger {
+	o := &slog.HandlerOptions{Level: level, ReplaceAttr: writeAddresses}
 	if cfg.LogFormat == config.LogJSON {
 		return slog.New(slog.NewJSONHandler(os.Stderr, o))
 	}

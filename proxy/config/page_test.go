@@ -41,7 +41,8 @@ YAML file given with ` + "`-config`" + `, in which case the environment is not r
 
 Names and defaults are those of DataStax ZDM Proxy 2.4, except for the ones marked *ours*. A setting marked *no effect* is
 accepted, checked and warned of. One marked *refused* is an error when it asks for anything but its default, because
-to ignore it would not be safe.
+to ignore it would not be safe. Under an agent, a change of nothing but settings marked *hot* is taken by the running process;
+any other has a new process take the clients over.
 
 | name | default | values | what it does |
 | --- | --- | --- | --- |
@@ -56,6 +57,9 @@ to ignore it would not be safe.
 		}
 		if s.Support == Accepted {
 			marks = append(marks, "*no effect*")
+		}
+		if s.Hot {
+			marks = append(marks, "*hot*")
 		}
 		doc := s.Doc
 		if len(marks) > 0 {

@@ -100,6 +100,12 @@ func ours(s Setting) Setting {
 	return s
 }
 
+// hot: a proxy that serves takes it, without a new process.
+func hot(s Setting) Setting {
+	s.Hot = true
+	return s
+}
+
 func accepted(s Setting) Setting {
 	s.Support = Accepted
 	return s

@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -57,7 +58,9 @@ type Setting struct {
 	// ZDM: DataStax ZDM Proxy has the setting too, under the same name.
 	ZDM     bool
 	Support Support
-	Doc     string
+	// Hot: a proxy that serves takes a change of it, without a new process.
+	Hot bool
+	Doc string
 
 	// bind ties the row to its field of a Config.
 	bind func(*Config) value
@@ -70,6 +73,23 @@ func (s *Setting) value(c *Config) value { return s.bind(c) }
 
 // Settings returns the table, in the order in which documentation shows it.
 func Settings() []Setting { return slices.Clone(table) }
+
+// OnlyHot reports whether documents of settings differ in nothing but what a
+// proxy takes while it serves. Values are compared as text.
+func OnlyHot(before, after map[string]string) bool {
+	both := maps.Clone(before)
+	maps.Copy(both, after)
+	for key := range both {
+		old, was := before[key]
+		if next, is := after[key]; was == is && old == next {
+			continue
+		}
+		if i, known := byKey[key]; !known || !table[i].Hot {
+			return false
+		}
+	}
+	return true
+}
 
 const (
 	maxMillis = 24 * 60 * 60 * 1000
@@ -101,7 +121,7 @@ func globalSettings() []Setting {
 		ours(boolean("REPLACE_ALL_CQL_FUNCTIONS", false, "With REPLACE_CQL_FUNCTIONS: also uuid(), currentTimestamp(), currentDate(), currentTime() and currentTimeUUID(), and all of them also as arguments and within tuples, user types and collections; not within the collections of a prepared statement.",
 			func(c *Config) *bool { return &c.ReplaceAllFunctions })),
 		accepted(millis("ASYNC_HANDSHAKE_TIMEOUT_MS", 4000, "Bound for making ready what copies of reads need. Copies use the shared connections here, so there is no handshake of their own.", nil)),
-		word("LOG_LEVEL", "INFO", "Least severe level that is logged.", levelWords, func(c *Config) *slog.Level { return &c.LogLevel }),
+		hot(word("LOG_LEVEL", "INFO", "Least severe level that is logged.", levelWords, func(c *Config) *slog.Level { return &c.LogLevel })),
 		ours(word("LOG_FORMAT", "text", "How log lines look.", formatWords, func(c *Config) *LogFormat { return &c.LogFormat })),
 		word("CONTROL_CONN_MAX_PROTOCOL_VERSION", "DseV2", "Highest protocol version tried with the clusters.", versionWords, func(c *Config) *ProtocolVersion { return &c.MaxProtocolVersion }),
 		list("BLOCKED_PROTOCOL_VERSIONS", "", "Protocol versions that are refused to clients, so that drivers step down.", versionWords.canonical(),
@@ -150,7 +170,7 @@ func listenSettings() []Setting {
 		text("PROXY_LISTEN_ADDRESS", "localhost", "Address on which clients are served.", func(c *Config) *string { return &c.Listen.Address }),
 		port("PROXY_LISTEN_PORT", 14002, 0, "Port on which clients are served; 0 takes any free one.", func(c *Config) *int { return &c.Listen.Port }),
 		millis("PROXY_REQUEST_TIMEOUT_MS", 10000, "Time after which a request that a cluster has not answered gets a time-out error.", func(c *Config) *time.Duration { return &c.Listen.RequestTimeout }),
-		integer("PROXY_MAX_CLIENT_CONNECTIONS", 1000, 1, 1_000_000, "Clients served at once; one more is closed at once.", func(c *Config) *int { return &c.Listen.MaxClients }),
+		hot(integer("PROXY_MAX_CLIENT_CONNECTIONS", 1000, 1, 1_000_000, "Clients served at once; one more is closed at once.", func(c *Config) *int { return &c.Listen.MaxClients })),
 		integer("PROXY_MAX_STREAM_IDS", 2048, 1, 32768, "Requests in flight of one client connection; over it OVERLOADED.", func(c *Config) *int { return &c.Listen.MaxStreamIDs }),
 		ours(integer("PROXY_MAX_PREPARED_STATEMENT_CACHE_SIZE", 50_000, 1, 10_000_000, "Prepared statements that the proxy remembers, at some hundred bytes each. Past it those that were not used for longest are forgotten; clients prepare them again.",
 			func(c *Config) *int { return &c.Listen.MaxPrepared })),

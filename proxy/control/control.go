@@ -11,7 +11,9 @@
 //	ready --POST phase, POST serve--> serving --POST drain--> draining --> exit 0
 //
 // A process takes one configuration in its life. A new configuration, or a new
-// binary, is a new process that takes the listening sockets over.
+// binary, is a new process that takes the listening sockets over. The exception:
+// PUT of one that differs in nothing but settings that package config calls hot
+// is taken by a process that has one; 409 otherwise, and nothing has changed.
 package control
 
 import (
