@@ -46,7 +46,7 @@ func (a *Agent) Status(ctx context.Context) adminapi.Status {
 		not("the instance is locked; PUT a configuration to %s", adminapi.PathConfig)
 	}
 	if st.Drain != nil {
-		not("the instance is drained since %s by %s%s; resume it with POST %s", st.Drain.Since.Format(time.RFC3339), st.Drain.Caller, because(st.Drain.Reason), adminapi.PathResume)
+		not("the instance is drained since %s by %s%s; resume it with zdm-appliance resume, or POST %s", st.Drain.Since.Format(time.RFC3339), st.Drain.Caller, because(st.Drain.Reason), adminapi.PathResume)
 	}
 	if v.busy != "" && st.Running != st.Generation {
 		not("%s", v.busy)

@@ -90,7 +90,7 @@ func TestInstanceIsLookedAfterFromTheCommandLine(t *testing.T) {
 	p.sees([]string{"config", "get"}, "one of c", "1 wanted, 1 running", "origin_password", "(secret)")
 	p.sees([]string{"config", "set", "proxy_max_client_connections=77"}, "generation 2 runs")
 	p.sees([]string{"config", "set", "proxy_max_client_connections="}, "- proxy_max_client_connections = 77", "generation 3 runs")
-	p.sees([]string{"config", "diff", "proxy_max_stream_ids=77"}, "a new proxy process would take the clients over")
+	p.sees([]string{"config", "diff", "proxy_max_stream_ids=77"}, "a new proxy process would run it")
 	p.refused([]string{"config", "set", "proxy_max_client_connections=no"}, "proxy_max_client_connections")
 	p.refused([]string{"config", "set", "origin_password=x"}, "-secret origin_password=FILE")
 	secret := filepath.Join(r.dir, "secret")
@@ -233,6 +233,12 @@ func markCaller(t *testing.T, api *client.Client) string {
 		t.Fatal(marks, err)
 	}
 	return marks.Marks[0].Caller
+}
+
+func TestSocketThatIsNamedCountsBeforeTheVariable(t *testing.T) {
+	t.Setenv("ZDM_ADMIN_URL", "https://127.0.0.1:1")
+	g := newGuarded(t)
+	person{t, filepath.Join(g.dir, "s")}.sees([]string{"status"}, "locked")
 }
 
 func TestTokenThatWasMadeLetsItsOwnerIn(t *testing.T) {

@@ -126,7 +126,7 @@ func (i *instance) showDifferences(w io.Writer, lines []string, how adminapi.App
 	}
 	_, err := fmt.Fprintln(w, map[adminapi.Applied]string{
 		adminapi.Unchanged: "nothing would change",
-		adminapi.Replaced:  "a new proxy process would take the clients over",
+		adminapi.Replaced:  "a new proxy process would run it, and take the clients over",
 		adminapi.Hot:       "the running proxy process would take it",
 	}[how])
 	return err

@@ -43,7 +43,7 @@ func (c *call) instanceFlags() *instance {
 
 // dial makes the client; it dials nothing yet.
 func (i *instance) dial() (*client.Client, error) {
-	if i.url == "" {
+	if i.url == "" || i.socket != "" { // a variable for elsewhere does not count then
 		socket := i.socket
 		if socket == "" {
 			socket = filepath.Join(i.state, "admin.sock")
