@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -47,7 +48,7 @@ func (s *Server) SetPhase(p phase.Phase, epoch uint64) error {
 		s.env.Metrics.SetCopies(side, copies.HasShadow && copies.Shadow == side)
 	}
 	s.env.Phase.Store(&session.Phase{Rule: p.Rule(), Epoch: epoch, Since: time.Now().UTC()})
-	s.env.Log.Info("phase", "phase", p, "epoch", epoch)
+	s.env.Log.Info("phase served", "phase", p, "epoch", epoch)
 	return nil
 }
 
@@ -64,7 +65,19 @@ func (s *Server) Prove(ctx context.Context, p phase.Phase) error {
 	if err := errors.Join(errs[:]...); err != nil {
 		return fmt.Errorf("%s needs %s: %w", p, p.Rule().Needed, err)
 	}
+	if why := s.timestampProblems(p.Rule()); len(why) > 0 {
+		return fmt.Errorf("%s writes to both clusters: %s", p, strings.Join(why, "; "))
+	}
 	return s.warm(ctx, p)
+}
+
+// timestampProblems is why writes cannot get timestamps in a phase, as they are
+// to; empty if they can, or need none there.
+func (s *Server) timestampProblems(r *phase.Rule) []string {
+	if s.env.Timestamps == nil || r.Writes != phase.Both {
+		return nil
+	}
+	return s.env.Timestamps.Problems()
 }
 
 // warm opens what the clients of now will need in p, so that the first request
@@ -95,16 +108,22 @@ func (s *Server) NotReady() []string {
 		}
 		out = append(out, fmt.Sprintf("%s control connection: %s", side, why))
 	}
-	return out
+	if len(out) > 0 {
+		return out
+	}
+	return s.timestampProblems(s.rule())
+}
+
+// rule is that of the phase, or of the first one while there is none.
+func (s *Server) rule() *phase.Rule {
+	if r := s.env.Rule(); r != nil {
+		return r
+	}
+	return s.env.Config.InitialPhase().Rule()
 }
 
 // needed are the sides without which the server is not ready.
-func (s *Server) needed() phase.Set {
-	if ph := s.env.Phase.Load(); ph.Rule != nil {
-		return ph.Rule.Needed
-	}
-	return s.env.Config.InitialPhase().Rule().Needed
-}
+func (s *Server) needed() phase.Set { return s.rule().Needed }
 
 // Status is one look at the server. State, listen address and generation are
 // for the caller to fill in.
@@ -134,6 +153,9 @@ func (s *Server) ControlFailures(side int) int { return s.env.Clusters[side].Con
 // Adopt takes one message of a process that drains; nc is the client of its
 // session, nil if it has none. After an error nc is still the caller's.
 func (s *Server) Adopt(ctx context.Context, m control.Message, nc net.Conn) error {
+	if s.env.Timestamps != nil {
+		s.env.Timestamps.Follow(m.Timestamp)
+	}
 	for i := range m.Statements {
 		s.env.Learn(&m.Statements[i])
 	}

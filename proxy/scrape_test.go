@@ -21,11 +21,16 @@ import (
 
 var update = flag.Bool("update", false, "write testdata/metrics.txt and the table of docs/design/metrics.md")
 
-// startUsed brings a proxy up that has connections to both sides.
+// startUsed brings a proxy up that has connections to both sides and has measured
+// their clocks.
 func startUsed(t *testing.T, p phase.Phase) *world {
 	t.Helper()
 	w := start(t, p, cqltest.Options{}, cqltest.Options{}, nil)
 	mustVoid(t, cqltest.Dial(t, w.addr, cqltest.Login{}).Query(t, insert))
+	eventually(t, "the clocks are measured", func() bool {
+		st := w.srv.Status()
+		return st.Origin.Clock != nil && st.Target.Clock != nil
+	})
 	return w
 }
 
@@ -258,11 +263,10 @@ func TestACopyOfAReadIsInFlightUntilItsAnswer(t *testing.T) {
 		return cqltest.Ordinary()
 	})
 	c := cqltest.Dial(t, w.addr, cqltest.Login{})
+	mustVoid(t, c.Query(t, insert)) // a copy does not wait for connections
 	c.Query(t, sel)
 	for _, name := range []string{"zdm_async_inflight_requests_total", "zdm_async_used_stream_ids_total"} {
-		if got := value(t, w, name, w.target.Addr().String()); got != 1 {
-			t.Errorf("%s is %v while a copy is in flight, want 1", name, got)
-		}
+		eventually(t, "a copy is in flight", func() bool { return value(t, w, name, w.target.Addr().String()) == 1 })
 	}
 	close(answer)
 	eventually(t, "the copy is counted out", func() bool {

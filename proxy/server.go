@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/zdmproject/terraform-provider-zdm/cql/frame"
+	"github.com/zdmproject/terraform-provider-zdm/internal/loglimit"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/client"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/cluster"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/config"
@@ -20,6 +21,8 @@ import (
 	"github.com/zdmproject/terraform-provider-zdm/proxy/rewrite"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/route"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/session"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/timestamp"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/tracing"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/transport"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/upstream"
 )
@@ -50,13 +53,21 @@ type Server struct {
 func New(cfg *config.Config, log *slog.Logger) (*Server, error) {
 	s := &Server{
 		env: session.Env{
-			Config: cfg, Log: log, Cache: prepared.NewCache(cfg.Listen.MaxPrepared, cacheBytes),
+			Config: cfg, Log: slog.New(loglimit.New(log.Handler())), Cache: prepared.NewCache(cfg.Listen.MaxPrepared, cacheBytes),
 			Routing: route.Options{SystemQueries: cfg.SystemQueriesMode, ShadowReads: cfg.ShadowReads},
 			Blocked: make(map[frame.Version]bool),
 			Replace: rewrite.NewRule(cfg.ReplaceFunctions, cfg.ReplaceAllFunctions), Values: rewrite.NewSource(time.Now),
 		},
 		serving: make(chan struct{}), maxClients: cfg.Listen.MaxClients,
 		sessions: make(map[*session.Session]struct{}), listeners: make(map[net.Listener]struct{}),
+	}
+	all := log // what is traced has a limit of its own
+	log = s.env.Log
+	if cfg.SetWriteTimestamps {
+		s.env.Timestamps = timestamp.New(timestamp.Options{Bound: cfg.MaxClockSkew, Measure: s.skew, Changed: s.timestampsChanged})
+	}
+	if t := cfg.Tracing; t.Enabled {
+		s.env.Tracer = tracing.New(tracing.Options{Key: t.Key, RateLimit: t.RateLimit, Log: all})
 	}
 	var err error
 	if s.transport, err = transport.New(cfg, log); err != nil {
@@ -136,6 +147,9 @@ func (s *Server) Serve(ctx context.Context) error {
 		})
 	}
 	s.running.Go(func() { s.guard(clientCtx) })
+	if s.env.Timestamps != nil {
+		clusters.Go(func() { s.env.Timestamps.Serve(clusterCtx) })
+	}
 	close(s.serving)
 	<-ctx.Done()
 	s.closeListeners()

@@ -1,8 +1,11 @@
 package proxy
 
 import (
+	"time"
+
 	"github.com/zdmproject/terraform-provider-zdm/proxy/metrics"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/timestamp"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/upstream"
 )
 
@@ -30,6 +33,32 @@ func (s *Server) watch() {
 	}
 	m.WatchNodes(func(side phase.Side) []metrics.NodeGauges { return nodeGauges(s.env.Clusters[side].Stats()) })
 	m.WatchPhase(s.Phase)
+	m.WatchClocks(func(side phase.Side) (ahead, uncertainty time.Duration, ok bool) {
+		skew, ok := s.skew(side)
+		return skew.Ahead, skew.Uncertainty, ok
+	})
+	m.Gauge("proxy_timestamps_active", "1 while writes that come without a timestamp get the proxy's.", "", func() float64 {
+		if s.env.Timestamps != nil && s.env.Timestamps.Active() {
+			return 1
+		}
+		return 0
+	})
+}
+
+// skew is how a side's clock stands to this machine's.
+func (s *Server) skew(side phase.Side) (timestamp.Skew, bool) {
+	m, ok := s.env.Clusters[side].Control().Clock()
+	return timestamp.Skew{Ahead: m.Ahead, Uncertainty: m.Uncertainty}, ok
+}
+
+// timestampsChanged tells that writes get timestamps, or no more.
+func (s *Server) timestampsChanged(active bool, why string) {
+	if active {
+		s.env.Log.Info("writes get timestamps", "because", why)
+		return
+	}
+	s.env.Faults.Add(why)
+	s.env.Log.Warn("writes get no timestamps; each cluster gives its own", "because", why)
 }
 
 func nodeGauges(stats []upstream.NodeStats) []metrics.NodeGauges {

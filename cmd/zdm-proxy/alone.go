@@ -6,12 +6,11 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"os/signal"
 	"strconv"
 	"sync"
-	"syscall"
 	"time"
 
+	"github.com/zdmproject/terraform-provider-zdm/internal/buildinfo"
 	"github.com/zdmproject/terraform-provider-zdm/proxy"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/config"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
@@ -22,12 +21,12 @@ const readyPoll = 50 * time.Millisecond
 
 // serveAlone runs a proxy without an agent until ctx ends, and then drains it.
 // Clusters that cannot be reached are waited for, with the client port closed.
-func serveAlone(ctx context.Context, cfg *config.Config, log *slog.Logger, file string) error {
+func serveAlone(ctx context.Context, cfg *config.Config, log *logger, file string) error {
 	for _, w := range cfg.Warnings() {
 		log.Warn("configuration", "warning", w)
 	}
-	log.Info("starting", "config", cfg)
-	srv, err := proxy.New(cfg, log)
+	log.Info("starting", "version", buildinfo.Version(), "pid", os.Getpid(), "config", cfg)
+	srv, err := proxy.New(cfg, log.Logger)
 	if err != nil {
 		return err
 	}
@@ -36,12 +35,21 @@ func serveAlone(ctx context.Context, cfg *config.Config, log *slog.Logger, file 
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer end()
-	wg.Go(func() { h.serve(life, nil, log) })
+	wg.Go(func() { h.serve(life, nil, log.Logger) })
 	wg.Go(func() { _ = srv.Serve(life) }) // it ends without an error when life does
 	if err := srv.SetPhase(cfg.InitialPhase(), 0); err != nil {
 		return err
 	}
-	if !waitReady(ctx, srv, log) {
+	wg.Go(func() {
+		onHangUp(life, func() {
+			if file == "" {
+				log.toggle()
+			} else {
+				readAgain(life, srv, log, file)
+			}
+		})
+	})
+	if !waitReady(ctx, srv, log.Logger) {
 		return nil
 	}
 	l, err := listenCQL(cfg)
@@ -53,15 +61,17 @@ func serveAlone(ctx context.Context, cfg *config.Config, log *slog.Logger, file 
 	}
 	h.started.Store(true)
 	log.Info("serving", "address", l.Addr(), "phase", cfg.InitialPhase())
-	if file != "" {
-		wg.Go(func() { followFile(life, srv, log, file) })
-	}
 	<-ctx.Done()
 	h.draining.Store(true)
-	log.Info("draining")
-	deadline, cancel := context.WithTimeout(life, cfg.Listen.RequestTimeout+time.Second)
+	limit := cfg.Listen.RequestTimeout + time.Second
+	log.Info("draining", "clients", srv.Status().Clients, "at_most", limit.String())
+	deadline, cancel := context.WithTimeout(life, limit)
 	defer cancel()
-	return srv.Drain(deadline, nil)
+	if err := srv.Drain(deadline, nil); err != nil {
+		return err
+	}
+	log.Info("drained")
+	return nil
 }
 
 func listenCQL(cfg *config.Config) (net.Listener, error) {
@@ -96,29 +106,20 @@ func waitReady(ctx context.Context, srv *proxy.Server, log *slog.Logger) bool {
 	}
 }
 
-// followFile takes a new phase from the file at each SIGHUP. What else has
-// changed there needs a restart, and that is said.
-func followFile(ctx context.Context, srv *proxy.Server, log *slog.Logger, file string) {
-	hup := make(chan os.Signal, 1)
-	signal.Notify(hup, syscall.SIGHUP)
-	defer signal.Stop(hup)
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-hup:
-		}
-		cfg, err := load(file, nil)
-		if err != nil {
-			log.Error("SIGHUP: the file is not used", "cause", err)
-			continue
-		}
-		if err := changePhase(ctx, srv, cfg.InitialPhase()); err != nil {
-			log.Error("SIGHUP: the phase stays as it is", "cause", err)
-			continue
-		}
-		log.Info("SIGHUP: the phase was read again; other settings need a restart", "phase", cfg.InitialPhase())
+// readAgain takes phase and log level from the file. What else has changed there
+// needs a restart, and that is said.
+func readAgain(ctx context.Context, srv *proxy.Server, log *logger, file string) {
+	cfg, err := load(file, nil)
+	if err != nil {
+		log.Error("SIGHUP: the file is not used", "cause", err)
+		return
 	}
+	log.setUsual(cfg.LogLevel)
+	if err := changePhase(ctx, srv, cfg.InitialPhase()); err != nil {
+		log.Error("SIGHUP: the phase stays as it is", "cause", err)
+		return
+	}
+	log.Info("SIGHUP: phase and log level were read again; other settings need a restart", "phase", cfg.InitialPhase(), "level", cfg.LogLevel)
 }
 
 // changePhase takes one step without an agent.

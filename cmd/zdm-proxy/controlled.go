@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"maps"
 	"net"
 	"net/http"
@@ -27,11 +26,10 @@ const maxControlBody = 1 << 20
 // controlled is a proxy process under an agent. It takes one configuration in
 // its life, apart from hot settings, and everything else over its unix socket.
 type controlled struct {
-	log   *slog.Logger
-	level slog.LevelVar
-	life  context.Context
-	end   context.CancelFunc
-	wg    sync.WaitGroup // what the process runs, besides the control server
+	log  *logger
+	life context.Context
+	end  context.CancelFunc
+	wg   sync.WaitGroup // what the process runs, besides the control server
 
 	// Guarded by mu. Calls that change something hold it throughout, so that
 	// they come one after the other.
@@ -64,9 +62,10 @@ func serveControlled(ctx context.Context, socket string) error {
 	if err := os.Chmod(socket, 0o600); err != nil {
 		return fmt.Errorf("protect the control socket: %w", err)
 	}
-	p := &controlled{log: slog.New(slog.NewTextHandler(os.Stderr, nil)), state: control.Idle}
+	p := &controlled{log: newLogger(os.Stderr, &config.Config{}), state: control.Idle}
 	p.life, p.end = context.WithCancel(context.WithoutCancel(ctx))
 	defer p.end()
+	p.wg.Go(func() { onHangUp(p.life, p.toggleLog) })
 	server := &http.Server{Handler: p.routes(), ReadHeaderTimeout: 10 * time.Second}
 	stop := context.AfterFunc(ctx, func() { p.drain(control.Drain{}) })
 	defer stop()
@@ -192,26 +191,32 @@ func (p *controlled) configure(_ context.Context, c control.Config) (int, error)
 	if err != nil {
 		return http.StatusUnprocessableEntity, err
 	}
-	p.level.Set(cfg.LogLevel)
 	if p.srv != nil {
+		p.log.setUsual(cfg.LogLevel)
 		p.srv.SetMaxClients(cfg.Listen.MaxClients)
 		p.cfg, p.values, p.generation = cfg, values, c.Generation
 		p.log.Info("took settings", "generation", c.Generation)
 		return http.StatusOK, nil
 	}
-	log := newLogger(cfg, &p.level)
-	srv, err := proxy.New(cfg, log)
+	log := newLogger(os.Stderr, cfg)
+	srv, err := proxy.New(cfg, log.Logger)
 	if err != nil {
 		return http.StatusUnprocessableEntity, err
 	}
 	for _, w := range cfg.Warnings() {
 		log.Warn("configuration", "warning", w)
 	}
-	log.Info("starting", "generation", c.Generation, "config", cfg)
+	log.Info("starting", "version", buildinfo.Version(), "pid", os.Getpid(), "generation", c.Generation, "config", cfg)
 	p.log, p.values, p.cfg, p.srv, p.generation, p.state = log, values, cfg, srv, c.Generation, control.Connecting
 	p.health = newHealth(srv, cfg)
 	p.wg.Go(func() { _ = srv.Serve(p.life) }) // it ends without an error when life does
 	return http.StatusOK, nil
+}
+
+func (p *controlled) toggleLog() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.log.toggle()
 }
 
 // metrics are there for the agent whatever the settings say of the metrics port.
@@ -297,7 +302,7 @@ func (p *controlled) open(ctx context.Context, how control.Serve) (int, error) {
 	p.health.started.Store(true)
 	if web.Listener != nil {
 		p.listeners = append(p.listeners, web)
-		p.wg.Go(func() { p.health.serve(p.life, web.Listener, p.log) })
+		p.wg.Go(func() { p.health.serve(p.life, web.Listener, p.log.Logger) })
 	}
 	p.state = control.Serving
 	p.log.Info("serving", "address", cql.Addr(), "taken_over", how.TakeOver != "")
@@ -365,6 +370,7 @@ func (p *controlled) drain(how control.Drain) {
 		_ = l.Close() // only this process's copy, where it was handed over
 	}
 	srv := p.srv
+	p.log.Info("draining", "clients", srv.Status().Clients, "at_most", how.Deadline.String(), "successor", how.Successor)
 	p.wg.Go(func() {
 		defer p.end()
 		var move session.Move
@@ -381,6 +387,8 @@ func (p *controlled) drain(how control.Drain) {
 		defer cancel()
 		if err := srv.Drain(ctx, move); err != nil {
 			p.log.Warn("drained in part", "cause", err)
+			return
 		}
+		p.log.Info("drained")
 	})
 }

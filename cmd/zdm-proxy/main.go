@@ -10,8 +10,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"log/slog"
-	"net"
 	"os"
 	"os/signal"
 	"syscall"
@@ -59,7 +57,7 @@ func run(args, environ []string) int {
 		fmt.Print(cfg)
 		return 0
 	}
-	return exitCode(serveAlone(ctx, cfg, newLogger(cfg, cfg.LogLevel), *file))
+	return exitCode(serveAlone(ctx, cfg, newLogger(os.Stderr, cfg), *file))
 }
 
 func exitCode(err error) int {
@@ -101,22 +99,4 @@ func parse(values map[string]string) (*config.Config, error) {
 		return nil, err
 	}
 	return cfg, cfg.ReadSecretFiles(os.ReadFile)
-}
-
-// newLogger logs from the level on, which may change.
-func newLogger(cfg *config.Config, level slog.Leveler) *slog.Logger {
-	o := &slog.HandlerOptions{Level: level, ReplaceAttr: writeAddresses}
-	if cfg.LogFormat == config.LogJSON {
-		return slog.New(slog.NewJSONHandler(os.Stderr, o))
-	}
-	return slog.New(slog.NewTextHandler(os.Stderr, o))
-}
-
-// writeAddresses has JSON show an address as text does, 127.0.0.1:9042, and not
-// as an object of its parts.
-func writeAddresses(_ []string, a slog.Attr) slog.Attr {
-	if address, ok := a.Value.Any().(net.Addr); ok {
-		a.Value = slog.StringValue(address.String())
-	}
-	return a
 }

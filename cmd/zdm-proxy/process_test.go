@@ -343,7 +343,7 @@ func TestSIGHUPTakesTheNextPhaseFromTheFileAndNothingElse(t *testing.T) {
 	settings["read_mode"] = "DUAL_ASYNC_ON_SECONDARY"
 	writeFile(t, path, settings)
 	hangUp()
-	p.logged("SIGHUP: the phase was read again; other settings need a restart", "phase")
+	p.logged("SIGHUP: phase and log level were read again; other settings need a restart", "phase")
 	read("SELECT k FROM ks.after")
 	origin.WaitFor(t, 1, cqltest.WithText("ks.after"))
 	target.WaitFor(t, 1, cqltest.WithText("ks.after"))

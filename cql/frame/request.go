@@ -171,11 +171,25 @@ type Params struct {
 	FlagsOffset int
 	// PagingStateOffset is that of the [int] length in front of it.
 	PagingStateOffset int
-	// TimestampOffset is that of its [long].
+	// TimestampOffset is that of its [long], or of where one would be.
 	TimestampOffset int
 	// ValuesOffset is that of the first value, or of its name. Values reads them.
 	ValuesOffset int
 	ValuesCount  int
+}
+
+// AppendStamped appends a QUERY, EXECUTE or BATCH that has no timestamp with one. p
+// was parsed from the body that begins at at. Offsets up to that of the timestamp
+// stay as they were.
+func (p *Params) AppendStamped(dst []byte, f Frame, at int, micros int64) Frame {
+	from := len(dst)
+	dst = append(dst, f[:at+p.TimestampOffset]...)
+	dst = AppendLong(dst, micros)
+	dst = append(dst, f[at+p.TimestampOffset:]...)
+	out := dst[from:]
+	out[at+p.FlagsOffset] |= byte(QueryDefaultTimestamp)
+	PutLength(out)
+	return dst
 }
 
 func (p *Params) read(c *Cursor, v Version) {
@@ -228,9 +242,9 @@ func (p *Params) readCommon(c *Cursor, v Version) {
 		p.HasSerialConsistency = true
 		p.SerialConsistency = Consistency(c.Short("serial consistency"))
 	}
+	p.TimestampOffset = c.Offset()
 	if flags&QueryDefaultTimestamp != 0 {
 		p.HasTimestamp = true
-		p.TimestampOffset = c.Offset()
 		p.Timestamp = c.Long("timestamp")
 	}
 	if flags&QueryKeyspace != 0 && v.hasKeyspace() {

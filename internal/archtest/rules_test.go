@@ -18,6 +18,7 @@ var floors = map[string]int{
 	"internal/buildinfo": 0,
 	"internal/secret":    0,
 	"internal/nbio":      0,
+	"internal/loglimit":  0,
 
 	"proxy/phase":         10,
 	"proxy/config":        11, // sides index its clusters
@@ -31,6 +32,8 @@ var floors = map[string]int{
 	"proxy/metrics":      20,
 	"proxy/paging":       20,
 	"proxy/drivers":      21, // counts them as a status has them
+	"proxy/tracing":      20,
+	"proxy/timestamp":    20,
 	"proxy/rewrite":      20,
 	"proxy/faults":       21, // keeps them as a status tells them
 	"proxy/tlsconf":      20, // its errors are those of settings

@@ -76,19 +76,19 @@ func (c *Control) measureClock(ctx context.Context, l *link) error {
 		took := time.Since(asked)
 		var refused *NodeError
 		if errors.As(err, &refused) {
-			c.log.Debug("clock not measured", "error", err.Error())
+			c.log.Debug("clock not measured", "cause", err.Error())
 			return nil
 		}
 		if err != nil {
 			return err
 		}
 		if len(rows.Data) != 1 || len(rows.Data[0]) != 1 {
-			c.log.Debug("clock not measured", "error", fmt.Sprintf("%s: answered by %d rows", askClock, len(rows.Data)))
+			c.log.Debug("clock not measured", "cause", fmt.Sprintf("%s: answered by %d rows", askClock, len(rows.Data)))
 			return nil
 		}
 		at, ok := uuidTime(rows.Data[0][0])
 		if !ok {
-			c.log.Debug("clock not measured", "error", fmt.Sprintf("%s: answered by %x, which is no timeuuid", askClock, rows.Data[0][0]))
+			c.log.Debug("clock not measured", "cause", fmt.Sprintf("%s: answered by %x, which is no timeuuid", askClock, rows.Data[0][0]))
 			return nil
 		}
 		if uncertainty := (took + clockGrain) / 2; i == 0 || uncertainty < best.Uncertainty {

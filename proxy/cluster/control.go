@@ -226,7 +226,7 @@ func (c *Control) Serve(ctx context.Context) error {
 		}
 		c.closed(err)
 		wait := delay.next()
-		c.log.Warn("control connection failed", "error", c.Status().LastError, "retry_in", wait.Round(time.Millisecond).String())
+		c.log.Warn("control connection failed", "cause", c.Status().LastError, "retry_in", wait.Round(time.Millisecond).String())
 		timer := time.NewTimer(wait)
 		select {
 		case <-timer.C:
@@ -344,7 +344,7 @@ func (c *Control) refresh(ctx context.Context, l *link) error {
 	local, peers, err := l.describe(ctx)
 	var node *NodeError
 	if errors.As(err, &node) {
-		c.log.Warn("system tables not read; the nodes known stay in use", "error", err.Error())
+		c.log.Warn("system tables not read; the nodes known stay in use", "cause", err.Error())
 		return nil
 	}
 	if err != nil {

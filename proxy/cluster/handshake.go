@@ -297,3 +297,13 @@ func (c *coldConn) decode(raw *gcnp.RawFrame) (message.Message, error) {
 		Message: failure.GetErrorMessage(),
 	}
 }
+
+// PlainAuthenticator is what a client is to be told to authenticate with, so that
+// it answers with SASL PLAIN. DSE's own class asks for a mechanism first; what it
+// takes in the end is PLAIN too.
+func PlainAuthenticator(class string) string {
+	if class == dseAuthenticator {
+		return "org.apache.cassandra.auth.PasswordAuthenticator"
+	}
+	return class
+}

@@ -26,6 +26,10 @@ type Config struct {
 	// ReplaceFunctions replaces now() in writes; ReplaceAllFunctions, which is never
 	// alone, also what differs from call to call besides, and where it is nested.
 	ReplaceFunctions, ReplaceAllFunctions bool
+	// SetWriteTimestamps gives both copies of a write one timestamp, as long as no
+	// cluster's clock is further than MaxClockSkew from this machine's.
+	SetWriteTimestamps bool
+	MaxClockSkew       time.Duration
 	// ClientCredentials says whose credentials clients send.
 	ClientCredentials ClientCredentials
 	// SystemQueriesMode is the side that answers system queries and whose schema
@@ -46,6 +50,7 @@ type Config struct {
 	Listen    Listen
 	Metrics   Metrics
 	Heartbeat Heartbeat
+	Tracing   Tracing
 
 	Upstream Upstream
 
@@ -133,6 +138,8 @@ type Metrics struct {
 	// Port 0 lets the kernel choose.
 	Port   int
 	Prefix string
+	// Pprof serves profiles too.
+	Pprof bool
 	// Upper bounds of the latency histograms, rising.
 	OriginBuckets, TargetBuckets, AsyncBuckets []time.Duration
 }
@@ -144,6 +151,15 @@ type Heartbeat struct {
 	Factor             float64
 	// FailureThreshold is how many failures in a row make a side not ready.
 	FailureThreshold int
+}
+
+// Tracing is which requests get an id and a line in the log.
+type Tracing struct {
+	Enabled bool
+	// RateLimit is in requests a second; 0 for no limit.
+	RateLimit int
+	// Key is that of the id in the custom payload.
+	Key string
 }
 
 // Error is a configuration that cannot be used, with everything that is wrong.

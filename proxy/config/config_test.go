@@ -260,9 +260,8 @@ func TestPasswordsKeepTheirWhiteSpace(t *testing.T) {
 
 func TestSettingsWithoutEffectAreWarnedOf(t *testing.T) {
 	t.Parallel()
-	c := mustParse(t, minimal("read_max_workers", "8", "write_max_workers", "-1", "tracing_enabled", "true", "proxy_listen_address", "0.0.0.0"))
+	c := mustParse(t, minimal("read_max_workers", "8", "write_max_workers", "-1", "proxy_listen_address", "0.0.0.0"))
 	want := []string{
-		"tracing_enabled: accepted, and has no effect in this version",
 		"read_max_workers: accepted, and has no effect in this version",
 		"proxy_topology_addresses: not given, and proxy_listen_address 0.0.0.0 is no address that drivers could use, so they are told 127.0.0.1; list the proxies' addresses",
 	}

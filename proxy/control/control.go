@@ -77,6 +77,9 @@ type Message struct {
 	// Warm are the kinds of sessions that will come, as far as the clusters see them:
 	// what is the client's alone (Driver, Compression, Unread) is empty.
 	Warm []Session `json:"warm,omitempty"`
+	// Timestamp is the greatest that the old process has given to a write: those of
+	// the new one are greater. 0 if it gives none.
+	Timestamp int64 `json:"timestamp,omitempty"`
 	// Session is the client whose socket comes with the message.
 	Session *Session `json:"session,omitempty"`
 }

@@ -43,6 +43,17 @@ const (
 
 var requestNames = [requests]string{"query", "execute", "batch"}
 
+// RequestOf is the kind of an EXECUTE or BATCH, and Query for all others.
+func RequestOf(op frame.Opcode) Request {
+	switch op {
+	case frame.OpExecute:
+		return Execute
+	case frame.OpBatch:
+		return Batch
+	}
+	return Query
+}
+
 // Statement is what a request does, as the label "statement" tells it.
 type Statement uint8
 

@@ -283,3 +283,31 @@ func (c *phaseCollector) Collect(ch chan<- prometheus.Metric) {
 	ch <- prometheus.MustNewConstMetric(c.info, prometheus.GaugeValue, 1, p.String())
 	ch <- prometheus.MustNewConstMetric(c.epoch, prometheus.GaugeValue, float64(epoch))
 }
+
+// WatchClocks registers how the clusters' clocks stand to this machine's, read at
+// each scrape. A clock that was not measured has no series.
+func (m *Metrics) WatchClocks(look func(phase.Side) (ahead, uncertainty time.Duration, ok bool)) {
+	m.Registry.MustRegister(&clockCollector{look: look,
+		skew: prometheus.NewDesc(m.prefix+"cluster_clock_skew_seconds", "How far a cluster's clock is ahead of the proxy's.", []string{"cluster"}, nil),
+		uncertainty: prometheus.NewDesc(m.prefix+"cluster_clock_skew_uncertainty_seconds",
+			"How far the truth may be from that skew.", []string{"cluster"}, nil)})
+}
+
+type clockCollector struct {
+	look              func(phase.Side) (ahead, uncertainty time.Duration, ok bool)
+	skew, uncertainty *prometheus.Desc
+}
+
+func (c *clockCollector) Describe(ch chan<- *prometheus.Desc) {
+	ch <- c.skew
+	ch <- c.uncertainty
+}
+
+func (c *clockCollector) Collect(ch chan<- prometheus.Metric) {
+	for _, side := range phase.Sides {
+		if ahead, uncertainty, ok := c.look(side); ok {
+			ch <- prometheus.MustNewConstMetric(c.skew, prometheus.GaugeValue, ahead.Seconds(), side.String())
+			ch <- prometheus.MustNewConstMetric(c.uncertainty, prometheus.GaugeValue, uncertainty.Seconds(), side.String())
+		}
+	}
+}

@@ -2,6 +2,7 @@ package session
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -18,6 +19,8 @@ import (
 	"github.com/zdmproject/terraform-provider-zdm/proxy/prepared"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/rewrite"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/route"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/timestamp"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/tracing"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/upstream"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/virtual"
 )
@@ -40,6 +43,10 @@ type Env struct {
 	Budget  *client.Budget
 	// strangers are the protocols other than CQL that came, and were told of.
 	strangers sync.Map
+	// Timestamps is nil if writes go on without a timestamp.
+	Timestamps *timestamp.Source
+	// Tracer is nil while requests are not traced.
+	Tracer *tracing.Tracer
 
 	// Phase is swapped whole; a request holds one for its whole life.
 	Phase  atomic.Pointer[Phase]
@@ -105,7 +112,7 @@ func (e *Env) OnTopology(side phase.Side, t *cluster.Topology) {
 	}
 	tables, err := e.makeTables(t)
 	if err != nil {
-		e.Log.Error("virtual system tables", "side", side, "cause", err)
+		e.Log.Error("virtual system tables", "cluster", side, "cause", err)
 		return
 	}
 	e.tables[side].Store(tables)
@@ -125,7 +132,7 @@ func (e *Env) serves(ctx context.Context, v frame.Version) bool {
 	for _, side := range e.loginSides().Each() {
 		speaks, err := e.Clusters[side].Speaks(ctx, v)
 		if err != nil {
-			e.Log.Info("protocol version not offered: a side cannot be asked", "version", int(v), "side", side, "cause", err)
+			e.Log.Info("protocol version not offered: a side cannot be asked", "version", int(v), "cluster", side, "cause", err)
 		}
 		if !speaks {
 			return false
@@ -184,6 +191,6 @@ func (e *Env) systemTables() *virtual.Tables {
 func (e *Env) note(s *Session, ex *exchange, told *frame.ErrorBody) {
 	skipped, log := e.Faults.Add(told.Message)
 	if log {
-		e.Log.Warn("request failed", "client", s.client.RemoteAddr(), "opcode", byte(ex.opcode), "code", int32(told.Code), "cause", told.Message, "others_since", skipped)
+		e.Log.Warn("request failed", "client", s.client.RemoteAddr(), "opcode", ex.opcode, "code", fmt.Sprintf("0x%04X", int32(told.Code)), "cause", told.Message, "others_since", skipped)
 	}
 }

@@ -41,6 +41,8 @@ type exchange struct {
 	kind        metrics.Type
 	statement   metrics.Statement
 	phase       phase.Phase // in which it was routed
+	unstamped   bool        // it writes without a timestamp
+	trace       string      // the id that the request is traced by, "" if it is not
 	counted     bool        // in the request metrics: PREPARE and USE are not
 	plan        route.Plan
 	scope       *scope
@@ -90,6 +92,7 @@ var exchanges = sync.Pool{New: func() any {
 func newExchange(s *Session, f frame.Frame, sc *scope) *exchange {
 	ex := exchanges.Get().(*exchange)
 	ex.s, ex.stream, ex.opcode, ex.scope, ex.start = s, f.Stream(), f.Opcode(), sc, s.batch.Now
+	ex.trace = s.traced.ID
 	return ex
 }
 
@@ -108,7 +111,7 @@ func (ex *exchange) free() {
 	clear(children[:cap(children)])
 	ex.s, ex.scope, ex.stmt, ex.own = nil, nil, nil, nil
 	ex.st, ex.consistency = merge.Statement{}, 0
-	ex.isUse, ex.shadow, ex.counted = false, false, false
+	ex.isUse, ex.shadow, ex.counted, ex.unstamped = false, false, false, false
 	ex.plan = route.Plan{}
 	ex.idAt, ex.flagsAt, ex.resultAt, ex.resultLen = 0, 0, 0, 0
 	ex.req, ex.children = req, children
@@ -543,7 +546,7 @@ func (ex *exchange) finish(b *upstream.Batch, frames [2]frame.Frame) {
 		s.client.RespondRows(b, ex.stream, frames[v.Side], v.Side)
 	}
 	if ex.counted {
-		s.env.Metrics.Ended(ex.kind, time.Duration(b.Now-ex.start), "")
+		s.env.Metrics.Ended(ex.kind, time.Duration(b.Now-ex.start), ex.trace)
 		switch {
 		case v.Failed == 0:
 		case ex.st.Mutates:

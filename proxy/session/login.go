@@ -19,9 +19,6 @@ import (
 	"github.com/zdmproject/terraform-provider-zdm/proxy/upstream"
 )
 
-// passwordAuthenticator is what drivers know to answer with SASL PLAIN.
-const passwordAuthenticator = "org.apache.cassandra.auth.PasswordAuthenticator"
-
 // handle takes one frame of the client. An error ends the session.
 func (s *Session) handle(f frame.Frame) error {
 	if v := f.Version(); v != s.client.Version {
@@ -54,6 +51,9 @@ func (s *Session) handle(f frame.Frame) error {
 		return s.authenticate(f)
 	case s.state != ready:
 		return s.protocolError(f, fmt.Sprintf("Unexpected message opcode 0x%02X before the handshake is over", byte(op)))
+	}
+	if s.env.Tracer != nil {
+		f = s.env.Tracer.Trace(&s.traced, f, s.client.RemoteAddr())
 	}
 	switch op {
 	case frame.OpQuery:
@@ -120,7 +120,7 @@ func (s *Session) startup(f frame.Frame) error {
 	}
 	s.state = started
 	out := frame.AppendHeader(nil, s.client.Version, true, 0, f.Stream(), frame.OpAuthenticate, 0)
-	out = frame.AppendString(out, plainClass(class))
+	out = frame.AppendString(out, cluster.PlainAuthenticator(class))
 	frame.PutLength(out)
 	s.client.Respond(&s.batch, f.Stream(), out)
 	return s.agree(compression)
@@ -131,15 +131,6 @@ func (s *Session) startup(f frame.Frame) error {
 func (s *Session) agree(c frame.Compression) error {
 	s.endBurst()
 	return s.client.Agree(c)
-}
-
-// plainClass is what the client is told to authenticate with. DSE's own class
-// asks for a mechanism first; what it takes in the end is SASL PLAIN.
-func plainClass(class string) string {
-	if class == "com.datastax.bdp.cassandra.auth.DseAuthenticator" {
-		return passwordAuthenticator
-	}
-	return class
 }
 
 // authenticate answers AUTH_RESPONSE with SASL PLAIN: authzid NUL user NUL password.
@@ -209,7 +200,7 @@ func (s *Session) login(f frame.Frame, op frame.Opcode) error {
 			continue
 		}
 		s.env.Metrics.FailedLogin(side)
-		s.env.Log.Info("login refused", "client", s.client.RemoteAddr(), "user", s.keys[asker].Username, "side", side, "cause", errs[side])
+		s.env.Log.Info("login refused", "client", s.client.RemoteAddr(), "user", s.keys[asker].Username, "cluster", side, "cause", errs[side])
 		var lost *upstream.LostError
 		var node *cluster.NodeError
 		if errors.As(errs[side], &lost) || !errors.As(errs[side], &node) {

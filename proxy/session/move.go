@@ -42,7 +42,7 @@ func (m *Mover) Start() { m.env.mover.Store(m) }
 
 // First tells the other process what it will need, and returns when it has it.
 func (m *Mover) First(sessions []*Session) error {
-	message := control.Message{Statements: m.news()}
+	message := control.Message{Statements: m.news(), Timestamp: m.env.Timestamps.Last()}
 	type kind struct {
 		version  frame.Version
 		keyspace string
@@ -103,7 +103,7 @@ func (m *Mover) give(s *Session) error {
 	st.Driver, st.Compression, st.Unread = s.driver.String(), s.client.Compression().String(), s.client.Unread()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	message := control.Message{Session: &st}
+	message := control.Message{Session: &st, Timestamp: m.env.Timestamps.Last()}
 	if m.env.Cache.Len() != len(m.known) {
 		message.Statements = m.news()
 	}

@@ -167,7 +167,7 @@ func (ex *exchange) answerPrepare(side phase.Side, answer frame.Frame) frame.Fra
 func (ex *exchange) readPrepared(side phase.Side, f frame.Frame) (*prepared.Metadata, error) {
 	md, err := prepared.ReadMetadata(f)
 	if err != nil {
-		ex.s.env.Log.Warn("PREPARE answer not understood", "side", side, "cause", err)
+		ex.s.env.Log.Warn("PREPARE answer not understood", "cluster", side, "cause", err)
 	}
 	return md, err
 }

@@ -39,14 +39,12 @@ func (s *Session) query(f frame.Frame) {
 		s.use(f, &st, q.Params.Consistency)
 		return
 	}
-	if !q.Params.HasTimestamp && route.Unstamped(&st) {
-		s.env.Metrics.Unstamped(metrics.Query)
-	}
 	if s.env.Replace.Wants(&st) {
 		f, q = s.env.Replace.Query(f, at, q, s.env.Values)
 	}
 	ex := newExchange(s, f, sc)
 	ex.describe(class, &st)
+	ex.unstamped = !q.Params.HasTimestamp && route.Unstamped(&st)
 	ex.dispatch(f, class, q.Params, at)
 }
 
@@ -82,6 +80,9 @@ func (ex *exchange) dispatch(f frame.Frame, class route.Class, params frame.Para
 			f = ex.req
 		}
 	}
+	if ex.unstamped {
+		f = ex.stamp(f, at, &params)
+	}
 	ex.kind, ex.counted = metrics.TypeOf(ex.st.Mutates, ex.plan.Answer), class == route.Read || class == route.Write
 	var shadow *exchange
 	if ex.plan.HasShadow {
@@ -91,6 +92,19 @@ func (ex *exchange) dispatch(f frame.Frame, class route.Class, params frame.Para
 	if shadow != nil {
 		shadow.begin(f)
 	}
+}
+
+// stamp counts a write without a timestamp, and gives it one where both clusters
+// store it. The frame that it returns is kept in ex.req.
+func (ex *exchange) stamp(f frame.Frame, at int, p *frame.Params) frame.Frame {
+	e, request := ex.s.env, metrics.RequestOf(ex.opcode)
+	e.Metrics.Unstamped(request)
+	if ex.plan.Legs != phase.Both || !e.Timestamps.Active() {
+		return f
+	}
+	e.Metrics.Stamped(request)
+	ex.req = p.AppendStamped(ex.req[:0], f, at, e.Timestamps.Next())
+	return ex.req
 }
 
 // shadowCopy makes the exchange of a copy of a read. It lives by itself: the
@@ -130,9 +144,6 @@ func (s *Session) execute(f frame.Frame) {
 		s.usePrepared(f, st.Text)
 		return
 	}
-	if st.Unstamped && !e.Params.HasTimestamp {
-		s.env.Metrics.Unstamped(metrics.Execute)
-	}
 	if st.Replaced != nil {
 		if f, e.Params, err = rewrite.Execute(f, at, e.Params, st.Hidden(), s.env.Values); err != nil {
 			s.client.RespondError(&s.batch, f.Stream(), rewrite.Refusal(err))
@@ -150,6 +161,7 @@ func (s *Session) execute(f frame.Frame) {
 		CAS: st.CAS, Counter: st.Counter, Unlogged: st.Unlogged,
 	}
 	ex.statement = metrics.StatementOf(st.Kind, st.CAS, st.Counter)
+	ex.unstamped = st.Unstamped && !e.Params.HasTimestamp
 	ex.idAt = at + e.IDOffset
 	if e.ResultMetadataIDOffset > 0 {
 		// The nodes decide by it what may be left out.
@@ -205,18 +217,19 @@ func (s *Session) execBatch(f frame.Frame) {
 		anyUnstamped = anyUnstamped || child.Unstamped
 		ex.children = append(ex.children, child)
 	}
+	rule := s.env.Rule()
+	ex.phase, ex.plan = rule.Phase, route.Decide(rule, route.Write, s.env.Routing)
+	if anyUnstamped && !bt.Params.HasTimestamp && !ex.st.CAS && !ex.st.Counter {
+		f = ex.stamp(f, at, &bt.Params)
+	}
 	if replace {
 		if f, err = s.env.Replace.Batch(f, at, &bt, func(i int) []rewrite.Marker { return ex.children[i].Hidden() }, s.env.Values); err != nil {
 			ex.free()
 			s.malformed(f, err)
 			return
 		}
+		ex.req = ex.req[:0] // it is another one now
 	}
-	if anyUnstamped && !bt.Params.HasTimestamp && !ex.st.CAS && !ex.st.Counter {
-		s.env.Metrics.Unstamped(metrics.Batch)
-	}
-	rule := s.env.Rule()
-	ex.phase, ex.plan = rule.Phase, route.Decide(rule, route.Write, s.env.Routing)
 	ex.kind, ex.counted = metrics.Writes, true
 	ex.statement = metrics.StatementOf(scan.Batch, ex.st.CAS, ex.st.Counter)
 	ex.begin(f)

@@ -16,6 +16,7 @@ import (
 	"github.com/zdmproject/terraform-provider-zdm/proxy/drivers"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/metrics"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/tracing"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/transport"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/upstream"
 )
@@ -43,6 +44,7 @@ type Session struct {
 	state   sessionState
 	driver  drivers.Driver
 	counted bool              // among the drivers
+	traced  tracing.Request   // the request that is handled
 	burst   [2]*upstream.Conn // where this burst of requests goes, by side
 	burstOf *scope
 	touched []*upstream.Conn // to be flushed when the burst ends

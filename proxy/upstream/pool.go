@@ -292,7 +292,7 @@ func (p *Pool) keep(ctx, life context.Context, l *line, nc net.Conn) {
 		p.add(ctx, c)
 		err = c.serve(life, func() { p.remove(c) })
 		if ctx.Err() == nil {
-			p.pools.opts.Log.Warn("node connection lost", "side", p.pools.side, "node", c.node, "cause", err)
+			p.pools.opts.Log.Warn("node connection lost", "cluster", p.pools.side, "node", c.node, "cause", err)
 		}
 		if time.Since(opened) > retryMax {
 			wait = retryMin
