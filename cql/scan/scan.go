@@ -191,7 +191,7 @@ func (s *scanner) batch() {
 			s.advance()
 		}
 	}
-	idempotent := true
+	idempotent := s.st.Functions == 0 // of USING
 	for s.isDML() {
 		if !s.dml(true) {
 			idempotent = false

@@ -52,8 +52,8 @@ func TestNoAcknowledgedWriteIsLostByAWireThat(t *testing.T) {
 		name     string
 		protocol int
 		strike   func(t *testing.T, w *wired)
-		// unseen: nothing on the wire tells that bytes are others, so that what
-		// Target holds says nothing.
+		// unseen: nothing on the wire tells that bytes are others, so that a
+		// request may be taken for answered by what was the answer to another one.
 		unseen bool
 	}{
 		{"is cut again and again", 0, func(t *testing.T, w *wired) {
@@ -89,8 +89,10 @@ func TestNoAcknowledgedWriteIsLostByAWireThat(t *testing.T) {
 			wait(t, aFault)
 			w.wires[target].Delay(faultconn.Down, 0)
 		}, false},
-		{"inverts a byte in one of a hundred segments", 5, corrupt, false},
-		{"inverts a byte in one of a hundred frames", 4, corrupt, true},
+		{"inverts a byte in one of a hundred segments", 5, func(t *testing.T, w *wired) { w.corrupt(t, faultconn.Both...) }, false},
+		// Only what the proxy gets: the node dies of it, since a length that is
+		// wrong has it ask for more memory than it has.
+		{"inverts a byte in one of a hundred frames of answers", 4, func(t *testing.T, w *wired) { w.corrupt(t, faultconn.Down) }, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			l := labtest.Lab(t)
@@ -118,15 +120,21 @@ func TestNoAcknowledgedWriteIsLostByAWireThat(t *testing.T) {
 	}
 }
 
-// corrupt inverts a byte of every 25,000 in each direction: of a hundred
-// segments with a request of this load.
-func corrupt(t *testing.T, w *wired) {
-	for _, dir := range faultconn.Both {
-		w.wires[phase.Target].CorruptEach(dir, 25_000)
+// corrupt inverts a byte of one in a hundred segments or frames of this load: a
+// request has some 250 bytes, the answer to a write some 15.
+func (w *wired) corrupt(t *testing.T, directions ...faultconn.Direction) {
+	t.Helper()
+	every := map[faultconn.Direction]int64{faultconn.Up: 25_000, faultconn.Down: 1_500}
+	before := w.Stats().Total.Failures
+	for _, dir := range directions {
+		w.wires[phase.Target].CorruptEach(dir, every[dir])
 	}
 	wait(t, 2*aFault)
-	for _, dir := range faultconn.Both {
+	for _, dir := range directions {
 		w.wires[phase.Target].CorruptEach(dir, 0)
+	}
+	if w.Stats().Total.Failures == before {
+		t.Error("no request failed, so that nothing was wrong on the wire")
 	}
 	w.wires[phase.Target].Cut() // what a connection still waits for may never come
 }
