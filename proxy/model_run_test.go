@@ -51,6 +51,7 @@ type model struct {
 	// Of the present history; owned by carryOut.
 	steps   []step
 	clients [modelClients]*modelClient
+	left    []*record // asked by clients that have left, which the proxy may read later all the same
 	at      phase.Phase
 	down    [2]bool
 
@@ -118,7 +119,7 @@ func (m *model) wrongf(format string, args ...any) {
 // something is wrong.
 func (m *model) carryOut(t *testing.T, seed uint64, total *tally) {
 	t.Helper()
-	m.steps = history(seed)
+	m.steps, m.left = history(seed), nil
 	m.mu.Lock()
 	m.seed = seed
 	m.records, m.wrong, m.release = map[int]*record{}, nil, make(chan struct{})
@@ -175,13 +176,14 @@ func (m *model) move(to phase.Phase) {
 		return
 	}
 	m.at = to
+	under := m.left
 	for _, c := range m.clients {
-		if c == nil {
-			continue
+		if c != nil {
+			under = append(under[:len(under):len(under)], c.pending...)
 		}
-		for _, r := range c.pending {
-			r.window = append(r.window, to)
-		}
+	}
+	for _, r := range under {
+		r.window = append(r.window, to)
 	}
 }
 
@@ -190,6 +192,7 @@ func (m *model) connect(i int) {
 		for _, r := range old.pending {
 			r.closed = true
 		}
+		m.left = append(m.left, old.pending...)
 		old.Close()
 	}
 	m.clients[i] = nil
