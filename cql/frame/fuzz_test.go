@@ -6,6 +6,8 @@ import (
 	"io"
 	"testing"
 	"testing/iotest"
+
+	"github.com/zdmproject/terraform-provider-zdm/internal/buffer"
 )
 
 // FuzzReader: whatever arrives, however it is cut, there is no panic, the frames
@@ -35,7 +37,7 @@ func FuzzReader(f *testing.F) {
 			if hasNext && err != nil {
 				t.Fatalf("has a next frame, but %v", err)
 			}
-			if len(rd.buf) > max(smallBuffer, 16*len(in)) {
+			if len(rd.buf) > max(buffer.Ordinary, 16*len(in)) {
 				t.Fatalf("buffer of %d bytes for %d", len(rd.buf), len(in))
 			}
 			if err != nil {
@@ -160,7 +162,7 @@ func FuzzSegments(f *testing.F) {
 		var err error
 		for err == nil {
 			_, err = rd.Next()
-			if len(s.buf) > mediumBuffer || len(s.plain) > mediumBuffer || len(rd.buf) > max(smallBuffer, 16*256*len(wire)) {
+			if len(s.buf) > buffer.Segment || len(s.plain) > buffer.Segment || len(rd.buf) > max(buffer.Ordinary, 16*256*len(wire)) {
 				t.Fatalf("buffers of %d, %d and %d bytes for %d", len(s.buf), len(s.plain), len(rd.buf), len(wire))
 			}
 		}

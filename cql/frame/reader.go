@@ -4,7 +4,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
-	"sync"
+
+	"github.com/zdmproject/terraform-provider-zdm/internal/buffer"
 )
 
 // Source is what a Reader reads; it may also be a LazySource.
@@ -48,7 +49,7 @@ func NewReader(src Source, maxBody int) *Reader {
 	r.lazy, _ = src.(LazySource)
 	r.take = func() []byte {
 		if r.buf == nil {
-			r.buf = takeBuffer(0)
+			r.buf = buffer.Take(buffer.Ordinary)
 		}
 		return r.buf[r.w:]
 	}
@@ -176,7 +177,7 @@ func (r *Reader) fill(total int) error {
 func (r *Reader) read(total int) (int, error) {
 	if r.r == r.w {
 		r.r, r.w = 0, 0
-		if r.lazy != nil || len(r.buf) > smallBuffer {
+		if r.lazy != nil || len(r.buf) > buffer.Ordinary {
 			r.releaseIfEmpty()
 		}
 		if r.lazy != nil {
@@ -198,17 +199,17 @@ func (r *Reader) makeRoom(total int) {
 	switch {
 	case have == size:
 		size = min(4*size, max(total, size+1))
-	case size > smallBuffer && total > 0 && total <= smallBuffer && have <= smallBuffer/2:
-		size = smallBuffer
+	case size > buffer.Ordinary && total > 0 && total <= buffer.Ordinary && have <= buffer.Ordinary/2:
+		size = buffer.Ordinary
 	case r.r == 0:
 		return
 	}
 	if size == len(r.buf) {
 		copy(r.buf, r.buf[r.r:r.w])
 	} else {
-		b := takeBuffer(size)
+		b := buffer.Take(size)
 		copy(b, r.buf[r.r:r.w])
-		giveBuffer(r.buf)
+		buffer.Give(r.buf)
 		r.buf = b
 	}
 	r.r, r.w = 0, have
@@ -216,7 +217,7 @@ func (r *Reader) makeRoom(total int) {
 
 func (r *Reader) releaseIfEmpty() {
 	if r.r == r.w && r.buf != nil {
-		giveBuffer(r.buf)
+		buffer.Give(r.buf)
 		r.buf, r.r, r.w = nil, 0, 0
 	}
 }
@@ -230,44 +231,4 @@ func (r *Reader) end(err error) error {
 		return &VersionError{Got: byte(v)}
 	}
 	return io.ErrUnexpectedEOF
-}
-
-// Buffers come in three pooled sizes. The smallest holds a hundred ordinary
-// requests, the next one any segment of v5 (128 KB and what is around them); the
-// largest is enough for a page of 5,000 rows of 200 bytes. Beyond that the
-// garbage collector is the pool: such frames are rare.
-const (
-	smallBuffer  = 16 << 10
-	mediumBuffer = 136 << 10
-	largeBuffer  = 1 << 20
-)
-
-var (
-	smallBuffers  = sync.Pool{New: func() any { return new([smallBuffer]byte) }}
-	mediumBuffers = sync.Pool{New: func() any { return new([mediumBuffer]byte) }}
-	largeBuffers  = sync.Pool{New: func() any { return new([largeBuffer]byte) }}
-)
-
-// takeBuffer returns a buffer of at least size bytes, all of them usable.
-func takeBuffer(size int) []byte {
-	switch {
-	case size <= smallBuffer:
-		return smallBuffers.Get().(*[smallBuffer]byte)[:]
-	case size <= mediumBuffer:
-		return mediumBuffers.Get().(*[mediumBuffer]byte)[:]
-	case size <= largeBuffer:
-		return largeBuffers.Get().(*[largeBuffer]byte)[:]
-	}
-	return make([]byte, size)
-}
-
-func giveBuffer(b []byte) {
-	switch len(b) {
-	case smallBuffer:
-		smallBuffers.Put((*[smallBuffer]byte)(b))
-	case mediumBuffer:
-		mediumBuffers.Put((*[mediumBuffer]byte)(b))
-	case largeBuffer:
-		largeBuffers.Put((*[largeBuffer]byte)(b))
-	}
 }

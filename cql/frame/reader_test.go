@@ -8,6 +8,8 @@ import (
 	"os"
 	"testing"
 	"testing/iotest"
+
+	"github.com/zdmproject/terraform-provider-zdm/internal/buffer"
 )
 
 func testFrame(stream int16, bodyLen int) Frame {
@@ -148,7 +150,7 @@ func TestReaderShrinksAfterALargeFrame(t *testing.T) {
 	if _, err := rd.Next(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := rd.Next(); err != nil || len(rd.buf) != smallBuffer {
+	if _, err := rd.Next(); err != nil || len(rd.buf) != buffer.Ordinary {
 		t.Errorf("buffer of %d bytes, error %v", len(rd.buf), err)
 	}
 	// Also when the small frame began in the buffer of the large one.
@@ -159,7 +161,7 @@ func TestReaderShrinksAfterALargeFrame(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if len(rd.buf) != smallBuffer {
+	if len(rd.buf) != buffer.Ordinary {
 		t.Errorf("buffer of %d bytes after a small frame", len(rd.buf))
 	}
 }
@@ -170,7 +172,7 @@ func TestReaderTakesMemoryForWhatArrivedNotForWhatIsClaimed(t *testing.T) {
 	if _, err := rd.Next(); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Fatalf("got %v, want the source's error", err)
 	}
-	if len(rd.buf) > mediumBuffer {
+	if len(rd.buf) > buffer.Segment {
 		t.Errorf("buffer of %d bytes for 20 KB", len(rd.buf))
 	}
 }

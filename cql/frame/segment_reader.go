@@ -3,6 +3,8 @@ package frame
 import (
 	"encoding/binary"
 	"io"
+
+	"github.com/zdmproject/terraform-provider-zdm/internal/buffer"
 )
 
 // SegmentReader reads segments and is the source of what is in them, so that a
@@ -36,7 +38,7 @@ func NewSegmentReader(src Source, compressed bool) *SegmentReader {
 	s.lazy, _ = src.(LazySource)
 	s.take = func() []byte {
 		if s.buf == nil {
-			s.buf = takeBuffer(0)
+			s.buf = buffer.Take(buffer.Ordinary)
 		}
 		return s.buf[s.w:]
 	}
@@ -168,7 +170,7 @@ func (s *SegmentReader) decode(p []byte) (n int, ok bool, err error) {
 		return h.plain, true, decompressLZ4(p[:h.plain:h.plain], payload)
 	}
 	s.releasePlain()
-	s.plain = takeBuffer(h.plain)
+	s.plain = buffer.Take(h.plain)
 	plain := s.plain[:h.plain:h.plain]
 	if err := decompressLZ4(plain, payload); err != nil {
 		return 0, false, err
@@ -217,9 +219,9 @@ func (s *SegmentReader) makeRoom() {
 	have := s.w - s.r
 	switch {
 	case have == len(s.buf):
-		b := takeBuffer(maxSegment)
+		b := buffer.Take(maxSegment)
 		copy(b, s.buf[s.r:s.w])
-		giveBuffer(s.buf)
+		buffer.Give(s.buf)
 		s.buf = b
 	case s.r == 0:
 		return
@@ -236,14 +238,14 @@ func (s *SegmentReader) releaseIfEmpty() {
 	s.out = nil
 	s.releasePlain()
 	if s.r == s.w && s.buf != nil {
-		giveBuffer(s.buf)
+		buffer.Give(s.buf)
 		s.buf, s.r, s.w = nil, 0, 0
 	}
 }
 
 func (s *SegmentReader) releasePlain() {
 	if s.plain != nil {
-		giveBuffer(s.plain)
+		buffer.Give(s.plain)
 		s.plain = nil
 	}
 }

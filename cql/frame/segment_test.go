@@ -10,6 +10,8 @@ import (
 	oraclelz4 "github.com/datastax/go-cassandra-native-protocol/compression/lz4"
 	"github.com/datastax/go-cassandra-native-protocol/crc"
 	"github.com/datastax/go-cassandra-native-protocol/segment"
+
+	"github.com/zdmproject/terraform-provider-zdm/internal/buffer"
 )
 
 func oracleSegments(compressed bool) segment.Codec {
@@ -447,7 +449,7 @@ func TestSegmentReaderTakesMemoryForWhatArrived(t *testing.T) {
 	t.Parallel()
 	wire := AppendSegments(nil, noiseFrame(1, 100<<10), false)
 	s := NewSegmentReader(&chunks{left: [][]byte{wire[:10]}, err: io.ErrClosedPipe}, false)
-	if _, err := s.Read(make([]byte, 10)); err != io.ErrClosedPipe || len(s.buf) > smallBuffer {
+	if _, err := s.Read(make([]byte, 10)); err != io.ErrClosedPipe || len(s.buf) > buffer.Ordinary {
 		t.Errorf("buffer of %d bytes for 10, error %v", len(s.buf), err)
 	}
 }

@@ -17,8 +17,9 @@ var floors = map[string]int{
 	// Leaves, which know nothing of ours.
 	"internal/buildinfo": 0,
 	"internal/secret":    0,
-	"internal/nbio":      0,
 	"internal/loglimit":  0,
+	"internal/buffer":    0,
+	"internal/nbio":      1, // writes out of buffers
 
 	"proxy/phase":         10,
 	"proxy/config":        11, // sides index its clusters

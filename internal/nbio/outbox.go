@@ -4,20 +4,9 @@ import (
 	"runtime"
 	"sync"
 	"time"
-)
 
-// Buffers of an Outbox come from one pool, so that a connection with nothing
-// to write holds none. A buffer that grew beyond maxPooled is left to the
-// garbage collector: one large row must not stay for ever.
-const (
-	newBuffer = 4 << 10
-	maxPooled = 64 << 10
+	"github.com/zdmproject/terraform-provider-zdm/internal/buffer"
 )
-
-var buffers = sync.Pool{New: func() any {
-	b := make([]byte, 0, newBuffer)
-	return &b
-}}
 
 // Outbox gathers output for one connection and writes it in few, large writes:
 // many goroutines append under the lock, and whoever finds no flush running
@@ -28,8 +17,7 @@ var buffers = sync.Pool{New: func() any {
 // later comes Flush. The lock is never held across I/O.
 type Outbox struct {
 	mu  sync.Mutex
-	buf []byte  // output that no write has taken yet; nil when there is none
-	box *[]byte // where buf came from
+	buf []byte // output that no write has taken yet; nil when there is none
 
 	conn    *Conn
 	timeout time.Duration
@@ -59,14 +47,10 @@ func (o *Outbox) SetEncode(encode func(dst, output []byte) []byte) {
 	o.mu.Unlock()
 }
 
-// Begin locks the outbox and returns the buffer to append to. Bytes before its
-// end belong to others.
+// Begin locks the outbox and returns the buffer to append to, which is a lent one:
+// what grows, grows by buffer.Grow. Bytes before its end belong to others.
 func (o *Outbox) Begin() []byte {
 	o.mu.Lock()
-	if o.buf == nil {
-		o.box = buffers.Get().(*[]byte)
-		o.buf = *o.box
-	}
 	return o.buf
 }
 
@@ -127,13 +111,13 @@ func (o *Outbox) Flush() {
 	}
 	o.flushing = true
 	for len(o.buf) > 0 && o.failed == nil {
-		buf, box := o.take()
+		buf := o.take()
 		n, err := o.conn.TryWrite(buf)
 		if err == nil && n < len(buf) {
-			o.blocked.Go(func() { o.flushBlocking(buf, box, n) })
+			o.blocked.Go(func() { o.flushBlocking(buf, n) })
 			return // flushing stays set: the goroutine has it now
 		}
-		o.give(buf, box, err)
+		o.give(buf, err)
 	}
 	o.land()
 	o.mu.Unlock()
@@ -149,31 +133,24 @@ func (o *Outbox) land() {
 }
 
 // take claims the output for one write, and unlocks.
-func (o *Outbox) take() ([]byte, *[]byte) {
-	buf, box, encode := o.buf, o.box, o.encode
-	o.buf, o.box = nil, nil
+func (o *Outbox) take() []byte {
+	buf, encode := o.buf, o.encode
+	o.buf = nil
 	o.taken += int64(len(buf))
 	o.writing = len(buf)
 	o.mu.Unlock()
 	if encode == nil {
-		return buf, box
+		return buf
 	}
-	coded := buffers.Get().(*[]byte)
-	out := encode((*coded)[:0], buf)
-	recycle(buf, box)
-	return out, coded
+	// What is around the frames is little; with more, append does the rest.
+	out := encode(buffer.Take(len(buf) + len(buf)/8 + 64)[:0], buf)
+	buffer.Give(buf)
+	return out
 }
 
-func recycle(buf []byte, box *[]byte) {
-	if cap(buf) <= maxPooled {
-		*box = buf[:0]
-		buffers.Put(box)
-	}
-}
-
-// give returns the buffer of a finished write to the pool, and locks again.
-func (o *Outbox) give(buf []byte, box *[]byte, err error) {
-	recycle(buf, box)
+// give gives the buffer of a finished write back, and locks again.
+func (o *Outbox) give(buf []byte, err error) {
+	buffer.Give(buf)
 	o.mu.Lock()
 	o.writing = 0
 	if err != nil && o.fail(err) {
@@ -183,19 +160,19 @@ func (o *Outbox) give(buf []byte, box *[]byte, err error) {
 	}
 }
 
-func (o *Outbox) flushBlocking(buf []byte, box *[]byte, done int) {
+func (o *Outbox) flushBlocking(buf []byte, done int) {
 	for {
 		_ = o.conn.SetWriteDeadline(time.Now().Add(o.timeout)) // an error shows in the write
 		_, err := o.conn.Write(buf[done:])
 		// TryWrite minds a deadline too, and comes long after this one.
 		_ = o.conn.SetWriteDeadline(time.Time{})
-		o.give(buf, box, err)
+		o.give(buf, err)
 		if len(o.buf) == 0 || o.failed != nil {
 			o.land()
 			o.mu.Unlock()
 			return
 		}
-		buf, box = o.take()
+		buf = o.take()
 		done = 0
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/zdmproject/terraform-provider-zdm/cql/frame"
+	"github.com/zdmproject/terraform-provider-zdm/internal/buffer"
 	"github.com/zdmproject/terraform-provider-zdm/internal/nbio"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/paging"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
@@ -221,7 +222,7 @@ func (c *Conn) Flush() {
 func (c *Conn) Respond(b *upstream.Batch, stream int16, f frame.Frame) {
 	buf := c.out.Begin()
 	at := len(buf)
-	buf = append(buf, f...)
+	buf = append(buffer.Grow(buf, len(f)), f...)
 	frame.Frame(buf[at:]).SetStream(stream)
 	c.out.End(buf)
 	c.appended(b, at)
@@ -236,7 +237,7 @@ func (c *Conn) RespondRows(b *upstream.Batch, stream int16, f frame.Frame, side 
 	}
 	buf := c.out.Begin()
 	at := len(buf)
-	buf = paging.AppendTagged(buf, f, page, side)
+	buf = paging.AppendTagged(buffer.Grow(buf, len(f)+paging.TagLen), f, page, side)
 	frame.Frame(buf[at:]).SetStream(stream)
 	c.out.End(buf)
 	c.appended(b, at)

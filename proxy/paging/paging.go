@@ -20,20 +20,21 @@ import (
 	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
 )
 
-const tagLen = 6
+// TagLen is how much longer a tagged state is.
+const TagLen = 6
 
-var tags = [2][tagLen]byte{
+var tags = [2][TagLen]byte{
 	phase.Origin: {'z', 'd', 'm', 1, 0, 0xFF},
 	phase.Target: {'z', 'd', 'm', 1, 1, 0xFE},
 }
 
 // Issuer tells which side made a state.
 func Issuer(state []byte) (phase.Side, bool) {
-	if len(state) < tagLen {
+	if len(state) < TagLen {
 		return 0, false
 	}
 	for _, s := range phase.Sides {
-		if string(state[:tagLen]) == string(tags[s][:]) {
+		if string(state[:TagLen]) == string(tags[s][:]) {
 			return s, true
 		}
 	}
@@ -63,7 +64,7 @@ func AppendTagged(dst []byte, f frame.Frame, at int, side phase.Side) []byte {
 	start := len(dst)
 	n := binary.BigEndian.Uint32(f[at:])
 	dst = append(dst, f[:at]...)
-	dst = binary.BigEndian.AppendUint32(dst, n+tagLen)
+	dst = binary.BigEndian.AppendUint32(dst, n+TagLen)
 	dst = append(dst, tags[side][:]...)
 	dst = append(dst, f[at+4:]...)
 	frame.PutLength(dst[start:])
@@ -76,8 +77,8 @@ func AppendUntagged(dst []byte, f frame.Frame, at int) []byte {
 	start := len(dst)
 	n := binary.BigEndian.Uint32(f[at:])
 	dst = append(dst, f[:at]...)
-	dst = binary.BigEndian.AppendUint32(dst, n-tagLen)
-	dst = append(dst, f[at+4+tagLen:]...)
+	dst = binary.BigEndian.AppendUint32(dst, n-TagLen)
+	dst = append(dst, f[at+4+TagLen:]...)
 	frame.PutLength(dst[start:])
 	return dst
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/zdmproject/terraform-provider-zdm/cql/frame"
+	"github.com/zdmproject/terraform-provider-zdm/internal/buffer"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/merge"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/metrics"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
@@ -104,10 +105,7 @@ func (ex *exchange) free() {
 	if ex.making != nil {
 		return // see early: others may hold it
 	}
-	req, children := ex.req[:0], ex.children[:0]
-	if cap(req) > keepRequest {
-		req = nil
-	}
+	req, children := letGo(ex.req), ex.children[:0]
 	clear(children[:cap(children)])
 	ex.s, ex.scope, ex.stmt, ex.own = nil, nil, nil, nil
 	ex.st, ex.consistency = merge.Statement{}, 0
@@ -121,10 +119,7 @@ func (ex *exchange) free() {
 			l.copied.CopyEnded()
 		}
 		l.preparing, l.home, l.tries, l.out, l.err, l.copied = nil, nil, 0, merge.Outcome{}, nil, nil
-		l.saved = l.saved[:0]
-		if cap(l.saved) > keepRequest {
-			l.saved = nil
-		}
+		l.saved = letGo(l.saved)
 	}
 	exchanges.Put(ex)
 }
@@ -132,9 +127,28 @@ func (ex *exchange) free() {
 // keep copies the request, once.
 func (ex *exchange) keep(f frame.Frame) frame.Frame {
 	if len(ex.req) == 0 {
-		ex.req = append(ex.req, f...)
+		ex.req = copyTo(ex.req, f)
 	}
 	return ex.req
+}
+
+// copyTo copies f into memory of the exchange, or into a lent buffer if it is
+// large.
+func copyTo(dst []byte, f frame.Frame) []byte {
+	dst = dst[:0]
+	if len(f) > keepRequest {
+		dst = buffer.Grow(dst, len(f))
+	}
+	return append(dst, f...)
+}
+
+// letGo empties what copyTo has filled.
+func letGo(b []byte) []byte {
+	if cap(b) > keepRequest {
+		buffer.Give(b)
+		return nil
+	}
+	return b[:0]
 }
 
 // begin sends the request to the sides of its plan. Connections are chosen
@@ -486,7 +500,7 @@ func (ex *exchange) countLoss(l *leg, err error) {
 // exchange when it is the last.
 func (ex *exchange) arrived(b *upstream.Batch, l *leg, f frame.Frame) {
 	if f != nil && ex.pending.Load() > 1 && ex.mayNeed(l) {
-		l.saved = append(l.saved[:0], f...)
+		l.saved = copyTo(l.saved, f)
 	}
 	m := ex.making // from here on, ex may be over and someone else's
 	if m != nil && l != nil {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/zdmproject/terraform-provider-zdm/cql/frame"
+	"github.com/zdmproject/terraform-provider-zdm/internal/buffer"
 	"github.com/zdmproject/terraform-provider-zdm/internal/nbio"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
 )
@@ -263,7 +264,7 @@ func (c *Conn) Send(r Receiver, f frame.Frame, p Patch, now int64) error {
 	}
 	start := len(buf)
 	c.slots[id] = slot{r: r, at: now, from: c.out.Offset(buf)}
-	buf = append(buf, f...)
+	buf = append(buffer.Grow(buf, len(f)), f...)
 	sent := frame.Frame(buf[start:])
 	sent.SetStream(id)
 	if p.ID != nil {
