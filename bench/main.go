@@ -96,6 +96,9 @@ func run(args []string) error {
 		return err
 	}
 	if o.doc != "" && o.ordinary() && len(skipped) == 0 {
+		if err := result.writePlot(filepath.Join(filepath.Dir(o.doc), plotFile)); err != nil {
+			return err
+		}
 		if err := result.writePage(o.doc); err != nil {
 			return err
 		}
