@@ -28,20 +28,22 @@ func cpuPerRequest(r row, p *process, d time.Duration) (sample, error) {
 	if err != nil {
 		return sample{}, err
 	}
+	began := time.Now()
 	requests, err := w.run(d)
 	if err != nil {
 		return sample{}, err
 	}
+	took := time.Since(began)
 	after, err := p.cpu()
 	if err != nil {
 		return sample{}, err
 	}
 	if requests == 0 {
-		return sample{}, fmt.Errorf("no request was answered in %v", d)
+		return sample{}, fmt.Errorf("no request was answered in %v", took)
 	}
 	return sample{
 		Value: float64((after - before).Nanoseconds()) / 1000 / float64(requests),
-		Rate:  float64(requests) / d.Seconds(),
+		Rate:  float64(requests) / took.Seconds(),
 		Batch: float64(requests) / float64(w.loop.reads-reads),
 	}, w.stop()
 }
