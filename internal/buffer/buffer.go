@@ -63,3 +63,23 @@ func Grow(b []byte, n int) []byte {
 	Give(b)
 	return larger
 }
+
+// Copy returns a copy of src in the memory of dst, whose owner keeps it for the
+// next one; or in a lent buffer, if src is more than should be kept so.
+func Copy(dst, src []byte) []byte {
+	dst = dst[:0]
+	if len(src) > Ordinary {
+		dst = Grow(dst, len(src))
+	}
+	return append(dst, src...)
+}
+
+// Empty returns what is to be kept of a slice that Copy filled and nobody uses
+// any more.
+func Empty(b []byte) []byte {
+	if cap(b) > Ordinary {
+		Give(b)
+		return nil
+	}
+	return b[:0]
+}

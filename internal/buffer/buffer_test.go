@@ -40,3 +40,19 @@ func TestForeignBuffersAreNotLent(t *testing.T) {
 		}
 	}
 }
+
+func TestALargeCopyIsNotKept(t *testing.T) {
+	small := Copy(nil, []byte("abc"))
+	first := &small[0]
+	if small = Copy(Empty(small), []byte("de")); &small[0] != first || string(small) != "de" {
+		t.Errorf("got %q, want de in the memory of the copy before", small)
+	}
+	src := bytes.Repeat([]byte("x"), Ordinary+1)
+	large := Copy(small, src)
+	if !bytes.Equal(large, src) || cap(large) != Segment {
+		t.Errorf("a large copy has room for %d bytes, want %d", cap(large), Segment)
+	}
+	if large = Empty(large); large != nil {
+		t.Error("a large copy was kept")
+	}
+}

@@ -18,13 +18,9 @@ import (
 	"github.com/zdmproject/terraform-provider-zdm/proxy/upstream"
 )
 
-const (
-	// maxTries is how often a leg may be told UNPREPARED. Once is the ordinary
-	// case; a second time happens when the node is short of room for statements.
-	maxTries = 3
-	// keepRequest is the largest copy of a request that a pooled exchange keeps.
-	keepRequest = 16 << 10
-)
+// maxTries is how often a leg may be told UNPREPARED. Once is the ordinary
+// case; a second time happens when the node is short of room for statements.
+const maxTries = 3
 
 // exchange is one client request from its frame to its one answer. It is taken
 // from a pool, filled by the session's goroutine, and belongs to the goroutine
@@ -105,7 +101,7 @@ func (ex *exchange) free() {
 	if ex.making != nil {
 		return // see early: others may hold it
 	}
-	req, children := letGo(ex.req), ex.children[:0]
+	req, children := buffer.Empty(ex.req), ex.children[:0]
 	clear(children[:cap(children)])
 	ex.s, ex.scope, ex.stmt, ex.own = nil, nil, nil, nil
 	ex.st, ex.consistency = merge.Statement{}, 0
@@ -119,7 +115,7 @@ func (ex *exchange) free() {
 			l.copied.CopyEnded()
 		}
 		l.preparing, l.home, l.tries, l.out, l.err, l.copied = nil, nil, 0, merge.Outcome{}, nil, nil
-		l.saved = letGo(l.saved)
+		l.saved = buffer.Empty(l.saved)
 	}
 	exchanges.Put(ex)
 }
@@ -127,28 +123,9 @@ func (ex *exchange) free() {
 // keep copies the request, once.
 func (ex *exchange) keep(f frame.Frame) frame.Frame {
 	if len(ex.req) == 0 {
-		ex.req = copyTo(ex.req, f)
+		ex.req = buffer.Copy(ex.req, f)
 	}
 	return ex.req
-}
-
-// copyTo copies f into memory of the exchange, or into a lent buffer if it is
-// large.
-func copyTo(dst []byte, f frame.Frame) []byte {
-	dst = dst[:0]
-	if len(f) > keepRequest {
-		dst = buffer.Grow(dst, len(f))
-	}
-	return append(dst, f...)
-}
-
-// letGo empties what copyTo has filled.
-func letGo(b []byte) []byte {
-	if cap(b) > keepRequest {
-		buffer.Give(b)
-		return nil
-	}
-	return b[:0]
 }
 
 // begin sends the request to the sides of its plan. Connections are chosen
@@ -500,7 +477,7 @@ func (ex *exchange) countLoss(l *leg, err error) {
 // exchange when it is the last.
 func (ex *exchange) arrived(b *upstream.Batch, l *leg, f frame.Frame) {
 	if f != nil && ex.pending.Load() > 1 && ex.mayNeed(l) {
-		l.saved = copyTo(l.saved, f)
+		l.saved = buffer.Copy(l.saved, f)
 	}
 	m := ex.making // from here on, ex may be over and someone else's
 	if m != nil && l != nil {
