@@ -26,41 +26,6 @@ import (
 // The tests of this file prove rows of docs/compatibility.md that no other test
 // is about.
 
-func TestSchemaEventsComeFromTheSideThatAnswersSystemQueriesAndOthersNotAtAll(t *testing.T) {
-	t.Parallel()
-	w := start(t, phase.DualWrite, cqltest.Options{}, cqltest.Options{}, nil)
-	c := cqltest.Dial(t, w.addr, cqltest.Login{})
-	m := c.Ask(t, &message.Register{EventTypes: []primitive.EventType{
-		primitive.EventTypeTopologyChange, primitive.EventTypeStatusChange, primitive.EventTypeSchemaChange,
-	}})
-	if _, ok := m.(*message.Ready); !ok {
-		t.Fatalf("REGISTER: got %v, want READY", m)
-	}
-	altered := func(keyspace string) message.Event {
-		return &message.SchemaChangeEvent{
-			ChangeType: primitive.SchemaChangeTypeUpdated, Target: primitive.SchemaChangeTargetTable, Keyspace: keyspace, Object: "t",
-		}
-	}
-	for _, s := range phase.Sides {
-		n := w.side(s)
-		n.Emit(&message.StatusChangeEvent{ChangeType: primitive.StatusChangeTypeDown, Address: &primitive.Inet{Addr: net.IPv4(10, 0, 0, 1), Port: 9042}})
-		n.Emit(&message.TopologyChangeEvent{ChangeType: primitive.TopologyChangeTypeNewNode, Address: &primitive.Inet{Addr: net.IPv4(10, 0, 0, 1), Port: 9042}})
-	}
-	w.target.Emit(altered("of_target"))
-	w.origin.Emit(altered("of_origin"))
-	select {
-	case e := <-c.Events:
-		if change, ok := e.(*message.SchemaChangeEvent); !ok || change.Keyspace != "of_origin" {
-			t.Errorf("the first event is %v, want Origin's change of the schema", e)
-		}
-	case <-time.After(15 * time.Second):
-		t.Fatal("no event")
-	}
-	if _, ok := c.Query(t, sel).(*message.RowsResult); !ok || len(c.Events) != 0 {
-		t.Errorf("%d events more, want none", len(c.Events))
-	}
-}
-
 func TestAClientWithTooMuchInFlightIsToldOverloaded(t *testing.T) {
 	t.Parallel()
 	w := start(t, phase.DualWrite, cqltest.Options{}, cqltest.Options{}, map[string]string{"proxy_max_stream_ids": "2"})

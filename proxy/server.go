@@ -46,6 +46,8 @@ type Server struct {
 	maxClients int
 	ctx        context.Context
 	running    sync.WaitGroup // accept loops and sessions
+
+	schema schemaEvents
 }
 
 // New checks what it is given and starts nothing. The server has no phase until
@@ -93,6 +95,7 @@ func New(cfg *config.Config, log *slog.Logger) (*Server, error) {
 				MaxVersion: frame.Version(cfg.MaxProtocolVersion), Log: log,
 				OnTopology:     func(t *cluster.Topology) { s.env.OnTopology(side, t) },
 				OnSchemaChange: func(body []byte) { s.onSchemaChange(side, body) },
+				OnSchemaMissed: func(keyspaces []string) { s.onSchemaMissed(side, keyspaces) },
 			}),
 			ConnectionsPerNode: cfg.Upstream.Connections, MaxConnectionsPerNode: cfg.Upstream.MaxConnections, MaxPools: cfg.Upstream.MaxPools,
 			RequestTimeout: cfg.Listen.RequestTimeout, Heartbeat: cfg.Heartbeat.Interval, Log: log,
@@ -177,6 +180,7 @@ func (s *Server) guard(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
+		s.expireEvents()
 		all = s.appendSessions(all[:0])
 		now := upstream.Nanotime()
 		for _, ses := range all {
@@ -319,28 +323,6 @@ func (s *Server) appendSessions(out []*session.Session) []*session.Session {
 		out = append(out, ses)
 	}
 	return out
-}
-
-// onSchemaChange has reads of what was altered prepared again, and passes an event
-// of the side that answers system queries on to the clients that asked for it.
-func (s *Server) onSchemaChange(side phase.Side, body []byte) {
-	if e, err := frame.ParseSchemaChange(body); err == nil {
-		switch string(e.Target) {
-		case "TABLE":
-			s.env.Cache.Alter(string(e.Keyspace), string(e.Object))
-		case "TYPE":
-			s.env.Cache.Alter(string(e.Keyspace), "")
-		}
-	}
-	rule := s.env.Rule()
-	if rule == nil || route.SystemSide(rule, s.env.Routing) != side {
-		return
-	}
-	b := upstream.Batch{Now: upstream.Nanotime()}
-	for _, ses := range s.snapshot() {
-		ses.Event(&b, body)
-	}
-	b.Done()
 }
 
 // drainSessions asks the sessions to end or move. Those that cannot move (TLS has

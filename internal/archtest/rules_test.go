@@ -30,6 +30,7 @@ var floors = map[string]int{
 
 	"proxy/route":        20,
 	"proxy/control":      20,
+	"proxy/events":       20,
 	"proxy/metrics":      20,
 	"proxy/paging":       20,
 	"proxy/drivers":      21, // counts them as a status has them

@@ -36,7 +36,7 @@ type Options struct {
 	SchemaVersion      primitive.UUID
 	ClockAhead         time.Duration // of this machine's clock
 	Partitioner        string        // default Murmur3Partitioner
-	Tables             []string      // "keyspace.table", rows of system_schema.tables
+	Tables             []string      // "keyspace.table", rows of system_schema.tables; their keyspaces are those of the node
 	// Salt makes this node's prepared ids, and those of result metadata, differ from
 	// those of other nodes for the same text (Cassandra's own are the MD5 of keyspace
 	// and text).
@@ -204,6 +204,19 @@ func (n *Node) SetPassword(password string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.opts.Password = password
+}
+
+// SetSchemaVersion changes the version of the schema, without an event.
+func (n *Node) SetSchemaVersion(v primitive.UUID) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.opts.SchemaVersion = v
+}
+
+func (n *Node) options() Options {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.opts
 }
 
 func (n *Node) credentials() (username, password string) {

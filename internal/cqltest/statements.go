@@ -89,9 +89,11 @@ type cell struct {
 func (n *Node) systemRows(table, selected string) Reply {
 	var peers [][]cell
 	for _, peer := range n.others() {
-		peers = append(peers, peer.opts.peerRow(peer.Addr().Addr()))
+		o := peer.options()
+		peers = append(peers, o.peerRow(peer.Addr().Addr()))
 	}
-	return Message(n.opts.system(n.Addr().Addr(), peers, table, selected))
+	o := n.options()
+	return Message(o.system(n.Addr().Addr(), peers, table, selected))
 }
 
 // SystemAnswer is what a node of these options at this address, alone in its
@@ -125,6 +127,13 @@ func (o *Options) system(at netip.Addr, peers [][]cell, table, selected string) 
 		}
 	case "system_schema.keyspaces":
 		shape = []cell{text("keyspace_name", ""), {"durable_writes", datatype.Boolean, nil}}
+		seen := map[string]bool{}
+		for _, t := range o.Tables {
+			if ks, _, _ := strings.Cut(t, "."); !seen[ks] {
+				seen[ks] = true
+				rows = append(rows, []cell{text("keyspace_name", ks), {"durable_writes", datatype.Boolean, []byte{1}}})
+			}
+		}
 	case "system_schema.columns":
 		shape = []cell{text("keyspace_name", ""), text("table_name", ""), text("column_name", ""), text("kind", ""), text("type", "")}
 	default:

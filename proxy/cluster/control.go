@@ -75,6 +75,10 @@ type ControlConfig struct {
 	// OnSchemaChange is called with the body of each SCHEMA_CHANGE event, in
 	// the layout of Topology().Version. It must not block.
 	OnSchemaChange func(body []byte)
+	// OnSchemaMissed is called by the goroutine of Serve after a reconnect, if the
+	// schema is not what it was: with all keyspaces but the system's own. Their
+	// events may have been lost meanwhile.
+	OnSchemaMissed func(keyspaces []string)
 }
 
 // Control keeps one connection to a cluster, learns its nodes, and reconnects
@@ -138,6 +142,9 @@ func NewControl(cfg ControlConfig) (*Control, error) {
 	}
 	if cfg.OnSchemaChange == nil {
 		cfg.OnSchemaChange = func([]byte) {}
+	}
+	if cfg.OnSchemaMissed == nil {
+		cfg.OnSchemaMissed = func([]string) {}
 	}
 	return &Control{
 		cfg:     cfg,
@@ -207,10 +214,15 @@ func (c *Control) Serve(ctx context.Context) error {
 	for {
 		l, t, err := c.connect(ctx, last)
 		if err == nil {
-			opened := time.Now()
+			opened, before := time.Now(), c.topology.Load()
 			c.opened(l, t)
 			last = l.node
-			err = c.watch(ctx, l)
+			if before != nil && before.SchemaVersion != t.SchemaVersion {
+				err = c.tellMissed(ctx, l)
+			}
+			if err == nil {
+				err = c.watch(ctx, l)
+			}
 			l.close()
 			// The first loss of a connection that held is mended at once, on
 			// another node; one that keeps breaking is not tried in a loop.

@@ -222,6 +222,8 @@ func (c *fakeConn) answer(m message.Message) []message.Message {
 			return []message.Message{&message.Unauthorized{ErrorMessage: "User app has no SELECT permission on <table system_schema.tables>"}}
 		case strings.Contains(m.Query, "system_schema.tables"):
 			return []message.Message{textRows("system_schema", "tables", []string{"keyspace_name"}, []string{"system"})}
+		case strings.Contains(m.Query, "system_schema.keyspaces"):
+			return []message.Message{textRows("system_schema", "keyspaces", []string{"keyspace_name"}, []string{"system"}, []string{"system_auth"}, []string{"Ks"}, []string{"systemic"})}
 		case m.Query == `USE "My""KS"`:
 			return []message.Message{&message.SetKeyspaceResult{Keyspace: `My"KS`}}
 		case strings.HasPrefix(m.Query, "USE "):

@@ -96,8 +96,10 @@ type Session struct {
 	Keyspace    string `json:"keyspace,omitempty"`
 	// Logins by side: origin, target.
 	Logins [2]Login `json:"logins"`
-	// Events: it has registered for schema events.
-	Events bool `json:"events,omitempty"`
+	// Events and StatusEvents: it has registered for those of the schema, and of
+	// the status of proxies.
+	Events       bool `json:"events,omitempty"`
+	StatusEvents bool `json:"status_events,omitempty"`
 	// Unread is what was read from the socket and not handled: the beginning of a
 	// frame that had not arrived in full.
 	Unread []byte `json:"unread,omitempty"`

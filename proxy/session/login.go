@@ -14,6 +14,7 @@ import (
 	"github.com/zdmproject/terraform-provider-zdm/proxy/cluster"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/config"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/drivers"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/events"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/merge"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/upstream"
@@ -246,24 +247,14 @@ func (s *Session) refuseLogin(f frame.Frame, e frame.ErrorBody) error {
 	return errRefused
 }
 
-// register answers REGISTER. Only schema events are passed on; there are none
-// of the other kinds from a proxy's virtual topology.
+// register answers REGISTER.
 func (s *Session) register(f frame.Frame) {
-	c := frame.NewCursor(f.Body())
-	for range c.Short("event types") {
-		switch k := string(c.String("event type")); k {
-		case "SCHEMA_CHANGE":
-			s.events.Store(true)
-		case "TOPOLOGY_CHANGE", "STATUS_CHANGE":
-		default:
-			err := c.Err()
-			if err == nil {
-				err = fmt.Errorf("invalid value '%s' for Type", k)
-			}
-			s.malformed(f, err)
-			return
-		}
+	kinds, err := events.ParseRegister(f.Body())
+	if err != nil {
+		s.malformed(f, err)
+		return
 	}
+	s.events.Or(uint32(kinds))
 	s.client.Respond(&s.batch, f.Stream(), frame.AppendHeader(nil, s.client.Version, true, 0, f.Stream(), frame.OpReady, 0))
 }
 

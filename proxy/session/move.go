@@ -12,6 +12,7 @@ import (
 	"github.com/zdmproject/terraform-provider-zdm/internal/secret"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/control"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/drivers"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/events"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/prepared"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/route"
@@ -113,7 +114,7 @@ func (m *Mover) give(s *Session) error {
 // describe is what an established session is to the clusters. It may be called
 // from any goroutine once there is a scope.
 func (s *Session) describe(sc *scope) control.Session {
-	st := control.Session{Version: uint8(s.client.Version), Keyspace: sc.keyspace, Events: s.events.Load()}
+	st := control.Session{Version: uint8(s.client.Version), Keyspace: sc.keyspace, Events: s.Wants(events.Schema), StatusEvents: s.Wants(events.Status)}
 	for _, side := range phase.Sides {
 		st.Logins[side] = control.Login{Username: s.keys[side].Username, Password: s.keys[side].Password.Reveal()}
 	}
@@ -224,7 +225,12 @@ func Adopt(e *Env, nc net.Conn, st *control.Session) (*Session, error) {
 	case control.Established:
 		s.state = ready
 		s.keys = keysOf(st)
-		s.events.Store(st.Events)
+		if st.Events {
+			s.events.Or(uint32(events.Schema))
+		}
+		if st.StatusEvents {
+			s.events.Or(uint32(events.Status))
+		}
 		s.scope.Store(s.scopeFor(st.Keyspace))
 	}
 	return s, nil

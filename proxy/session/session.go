@@ -14,6 +14,7 @@ import (
 	"github.com/zdmproject/terraform-provider-zdm/internal/nbio"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/client"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/drivers"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/events"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/metrics"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/tracing"
@@ -56,7 +57,7 @@ type Session struct {
 	client   client.Conn
 	scope    atomic.Pointer[scope] // the current keyspace
 	inFlight atomic.Int32
-	events   atomic.Bool // registered for schema events
+	events   atomic.Uint32 // events.Kinds that it has registered for
 	draining atomic.Bool
 	idle     chan struct{} // gets a token when the last request of a draining session ends
 
@@ -142,12 +143,11 @@ func (s *Session) Watch(now int64) {
 	}
 }
 
-// Event passes the body of a SCHEMA_CHANGE on, if the client asked for it.
-func (s *Session) Event(b *upstream.Batch, body []byte) {
-	if s.events.Load() {
-		s.client.RespondEvent(b, body)
-	}
-}
+// Wants reports whether the client has registered for events of a kind.
+func (s *Session) Wants(k events.Kinds) bool { return events.Kinds(s.events.Load()).Has(k) }
+
+// Event sends an event with this body.
+func (s *Session) Event(b *upstream.Batch, body []byte) { s.client.RespondEvent(b, body) }
 
 // Serve reads requests until the client leaves, breaks the protocol, is drained,
 // or Close is called. The end of ctx ends what waits for the clusters; whoever
