@@ -69,7 +69,7 @@ var drivers = []driver{
 	},
 	{
 		name: "node", folder: "node", tools: []string{"node", "npm"},
-		versions: []int{3, 4}, newest: 4, steps: map[int]int{4: 3, 3: 4},
+		versions: []int{3, 4}, newest: 4, steps: map[int]int{4: 1, 3: 1},
 		lacks: map[int][]string{3: {"types"}}, // it knows no date, time, smallint and tinyint there
 		make: func(b *building) []string {
 			b.once(func() {
