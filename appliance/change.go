@@ -406,7 +406,7 @@ func (a *Agent) releaseOld(old *proxy, told func()) {
 		old.successor = a.current.Socket()
 		a.task(func(ctx context.Context) func() {
 			// An error shows again, and is dealt with, when it is retired.
-			_ = old.drain(context.WithoutCancel(ctx))
+			_ = old.drain(context.WithoutCancel(ctx), a.o.DrainTimeout)
 			return func() {
 				told()
 				a.retire(old)

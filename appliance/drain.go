@@ -3,6 +3,7 @@ package appliance
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/zdmproject/terraform-provider-zdm/appliance/adminapi"
 	"github.com/zdmproject/terraform-provider-zdm/appliance/store"
@@ -59,7 +60,9 @@ func (a *Agent) shut(p *proxy, done func()) {
 	a.busy = "the instance is being drained"
 	a.task(func(ctx context.Context) func() {
 		// The end of the agent does not hold it up: the process has been told.
-		drain := func(ctx context.Context) error { return p.drain(context.WithoutCancel(ctx)) }
+		drain := func(ctx context.Context, within time.Duration) error {
+			return p.drain(context.WithoutCancel(ctx), within)
+		}
 		err := supervise.Stop(ctx, p, drain, supervise.Grace{Drain: a.o.DrainTimeout, Term: termGrace})
 		return func() {
 			a.busy = ""

@@ -145,8 +145,9 @@ func (p *proxy) serve(ctx context.Context, takeOver string) error {
 	return p.call(ctx, 2*callTimeout, http.MethodPost, control.PathServe, control.Serve{TakeOver: takeOver}, nil)
 }
 
-func (p *proxy) drain(ctx context.Context) error {
-	return p.call(ctx, callTimeout, http.MethodPost, control.PathDrain, control.Drain{Successor: p.successor}, nil)
+// drain asks the process to drain and end within a time.
+func (p *proxy) drain(ctx context.Context, within time.Duration) error {
+	return p.call(ctx, callTimeout, http.MethodPost, control.PathDrain, control.Drain{Successor: p.successor, Deadline: within}, nil)
 }
 
 // goal is what a process is to run.

@@ -163,7 +163,9 @@ func (a *Agent) kill(p *proxy) { _ = p.Signal(syscall.SIGKILL) }
 // the meantime it goes on draining by itself.
 func (a *Agent) retire(p *proxy) {
 	a.task(func(ctx context.Context) func() {
-		drain := func(ctx context.Context) error { return p.drain(context.WithoutCancel(ctx)) }
+		drain := func(ctx context.Context, within time.Duration) error {
+			return p.drain(context.WithoutCancel(ctx), within)
+		}
 		err := supervise.Stop(ctx, p, drain, supervise.Grace{Drain: a.o.DrainTimeout, Term: termGrace})
 		return func() {
 			p.Release()

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/datastax/go-cassandra-native-protocol/message"
 	"github.com/datastax/go-cassandra-native-protocol/primitive"
@@ -133,4 +134,51 @@ func TestAFrameThatArrivedInPartIsFinishedByTheSuccessor(t *testing.T) {
 		t.Errorf("got the frame %x, want READY on stream 1", answer)
 	}
 	mustVoid(t, c.Query(t, insert))
+}
+
+func TestClientsMoveThoughTheSuccessorCannotOpenTheirConnections(t *testing.T) {
+	t.Parallel()
+	w := start(t, phase.DualWrite, cqltest.Options{}, cqltest.Options{}, nil)
+	next := successor(t, w, phase.DualWrite)
+	c := cqltest.Dial(t, w.addr, cqltest.Login{})
+	mustVoid(t, c.Query(t, insert))
+	w.origin.RefuseConnections()
+	if err := w.srv.Drain(context.Background(), moveInto(t, next)); err != nil {
+		t.Fatal(err)
+	}
+	if n := next.Status().Clients; n != 1 {
+		t.Fatalf("the successor has %d clients, want the one", n)
+	}
+	w.origin.Restart()
+	eventually(t, "the client is served by the successor", func() bool {
+		_, ok := c.Query(t, insert).(*message.VoidResult)
+		return ok
+	})
+}
+
+// The time that the successor is given to open connections must leave clients
+// theirs for what is in flight.
+func TestTheSuccessorsConnectionsTakeNoTimeFromRequestsInFlight(t *testing.T) {
+	t.Parallel()
+	w := start(t, phase.DualWrite, cqltest.Options{}, cqltest.Options{}, map[string]string{"proxy_request_timeout_ms": "7000"})
+	next := successor(t, w, phase.DualWrite)
+	c := cqltest.Dial(t, w.addr, cqltest.Login{})
+	mustVoid(t, c.Query(t, insert))
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	deadline, _ := ctx.Deadline()
+	before := time.Now()
+	var first control.Message
+	give := moveInto(t, next)
+	if err := w.srv.Drain(ctx, func(m control.Message, client *net.TCPConn) error {
+		if client == nil {
+			first = m
+		}
+		return give(m, client)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if left := deadline.Sub(before) - first.WarmWithin; first.WarmWithin <= 0 || left < 8*time.Second {
+		t.Errorf("connections may take %s of %s, want 8 s left for requests", first.WarmWithin, deadline.Sub(before))
+	}
 }

@@ -159,11 +159,7 @@ func (s *Server) Adopt(ctx context.Context, m control.Message, nc net.Conn) erro
 	for i := range m.Statements {
 		s.env.Learn(&m.Statements[i])
 	}
-	for i := range m.Warm {
-		if err := s.env.Warm(ctx, s.needed(), &m.Warm[i]); err != nil {
-			return err
-		}
-	}
+	s.warmSessions(ctx, &m)
 	if m.Session == nil {
 		return nil
 	}
@@ -175,4 +171,20 @@ func (s *Server) Adopt(ctx context.Context, m control.Message, nc net.Conn) erro
 		return err
 	}
 	return s.enter(ses)
+}
+
+// warmSessions opens what the clients to come will use. What cannot be opened in time is
+// no reason to refuse them: closed, they would come back to this process.
+func (s *Server) warmSessions(ctx context.Context, m *control.Message) {
+	within := m.WarmWithin
+	if within <= 0 {
+		within = control.WarmTimeout
+	}
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	for i := range m.Warm {
+		if err := s.env.Warm(ctx, s.needed(), &m.Warm[i]); err != nil {
+			s.env.Log.Warn("clients are taken over before their connections are open", "keyspace", m.Warm[i].Keyspace, "cause", err)
+		}
+	}
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/zdmproject/terraform-provider-zdm/proxy/client"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/cluster"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/config"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/control"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/metrics"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/prepared"
@@ -274,12 +275,13 @@ func (s *Server) closeListeners() {
 // Drain takes no new clients, answers what clients have in flight, closes each
 // between two requests, and returns when none is left. At the end of ctx those
 // that are left are closed. With move, clients are not closed but go on with the
-// process that takes over; those that cannot move are served until they leave, or
-// until ctx nears its deadline, and then closed between two requests.
+// process that takes over, once that has opened its connections; those that cannot
+// move are served until they leave, or until ctx nears its deadline, and then closed
+// between two requests.
 func (s *Server) Drain(ctx context.Context, move session.Move) error {
 	if move != nil {
 		m := session.NewMover(&s.env, move)
-		if err := m.First(s.snapshot()); err != nil {
+		if err := m.First(s.snapshot(), s.warmWithin(ctx)); err != nil {
 			s.env.Log.Warn("clients cannot move; they will be closed", "cause", err)
 			move = nil
 		} else {
@@ -313,6 +315,21 @@ func (s *Server) Drain(ctx context.Context, move session.Move) error {
 	}
 }
 
+// untilAnswers is how long a drain may do other things before it waits for the
+// answers to what is in flight, which may take as long as a request may.
+func (s *Server) untilAnswers(deadline time.Time) time.Duration {
+	left := time.Until(deadline)
+	return left - min(left/2, s.env.Config.Listen.RequestTimeout+time.Second)
+}
+
+// warmWithin is how long the process that takes over may open connections.
+func (s *Server) warmWithin(ctx context.Context) time.Duration {
+	if deadline, bounded := ctx.Deadline(); bounded {
+		return s.untilAnswers(deadline)
+	}
+	return control.WarmTimeout
+}
+
 func (s *Server) snapshot() []*session.Session { return s.appendSessions(nil) }
 
 func (s *Server) appendSessions(out []*session.Session) []*session.Session {
@@ -335,8 +352,7 @@ func (s *Server) drainSessions(ctx context.Context, moving bool) (late <-chan ti
 		if !wait || ses.Movable() {
 			ses.Drain()
 		} else if late == nil {
-			left := time.Until(deadline)
-			late = time.After(left - min(left/2, s.env.Config.Listen.RequestTimeout+time.Second))
+			late = time.After(s.untilAnswers(deadline))
 		}
 	}
 	return late

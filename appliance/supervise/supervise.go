@@ -59,11 +59,12 @@ type Grace struct {
 }
 
 // Stop ends a process: drain, SIGTERM, SIGKILL, each after the grace of the one
-// before. It returns when the process has ended, or with ctx's error, which leaves
-// it as it is then.
-func Stop(ctx context.Context, p Process, drain func(context.Context) error, g Grace) error {
+// before; drain is told its own, so that both sides give up at the same time. It
+// returns when the process has ended, or with ctx's error, which leaves it as it is
+// then.
+func Stop(ctx context.Context, p Process, drain func(ctx context.Context, within time.Duration) error, g Grace) error {
 	if drain != nil && g.Drain > 0 {
-		if err := drain(ctx); err == nil {
+		if err := drain(ctx, g.Drain); err == nil {
 			if ended, err := await(ctx, p, g.Drain); ended || err != nil {
 				return err
 			}

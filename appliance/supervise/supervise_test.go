@@ -148,8 +148,8 @@ func awaitSocket(t *testing.T, p supervise.Process) {
 	}
 }
 
-func drain(p supervise.Process) func(context.Context) error {
-	return func(context.Context) error {
+func drain(p supervise.Process) func(context.Context, time.Duration) error {
+	return func(context.Context, time.Duration) error {
 		conn, err := net.Dial("unix", p.Socket())
 		if err != nil {
 			return err
@@ -198,18 +198,18 @@ func TestStopDrainsThenTerminatesThenKills(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		name, role string
-		drain      func(p supervise.Process) func(context.Context) error
+		drain      func(p supervise.Process) func(context.Context, time.Duration) error
 		grace      supervise.Grace
 		exit       string
 	}{
 		{"drains", "good", drain, supervise.Grace{Drain: 10 * time.Second, Term: 10 * time.Second}, "exit status 0"},
-		{"does not drain", "good", func(supervise.Process) func(context.Context) error {
-			return func(context.Context) error { return nil }
+		{"does not drain", "good", func(supervise.Process) func(context.Context, time.Duration) error {
+			return func(context.Context, time.Duration) error { return nil }
 		}, supervise.Grace{Drain: 20 * time.Millisecond, Term: 10 * time.Second}, "signal: terminated"},
-		{"cannot be asked", "good", func(supervise.Process) func(context.Context) error {
-			return func(context.Context) error { return errors.New("no answer") }
+		{"cannot be asked", "good", func(supervise.Process) func(context.Context, time.Duration) error {
+			return func(context.Context, time.Duration) error { return errors.New("no answer") }
 		}, supervise.Grace{Drain: time.Hour, Term: 10 * time.Second}, "signal: terminated"},
-		{"deaf", "deaf", func(supervise.Process) func(context.Context) error { return nil }, supervise.Grace{Term: 50 * time.Millisecond}, "signal: killed"},
+		{"deaf", "deaf", func(supervise.Process) func(context.Context, time.Duration) error { return nil }, supervise.Grace{Term: 50 * time.Millisecond}, "signal: killed"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -230,9 +230,17 @@ func TestStopThatIsCancelledLeavesTheProcess(t *testing.T) {
 	p := start(t, newExec(t, shortDir(t), "good"))
 	awaitSocket(t, p)
 	ctx, cancel := context.WithCancel(t.Context())
-	err := supervise.Stop(ctx, p, func(context.Context) error { cancel(); return nil }, supervise.Grace{Drain: time.Hour})
+	var told time.Duration
+	err := supervise.Stop(ctx, p, func(_ context.Context, within time.Duration) error {
+		told = within
+		cancel()
+		return nil
+	}, supervise.Grace{Drain: time.Hour})
 	if !errors.Is(err, context.Canceled) || p.Exit() != "" {
 		t.Errorf("Stop: %v; exit %q", err, p.Exit())
+	}
+	if told != time.Hour {
+		t.Errorf("the process was told to drain within %s, want the hour that Stop waits", told)
 	}
 }
 

@@ -364,6 +364,9 @@ func (p *controlled) drain(how control.Drain) {
 	}
 	if how.Deadline <= 0 {
 		how.Deadline = p.cfg.Listen.RequestTimeout + time.Second
+		if how.Successor != "" {
+			how.Deadline += control.WarmTimeout
+		}
 	}
 	p.health.draining.Store(true)
 	for _, l := range p.listeners {
@@ -373,9 +376,11 @@ func (p *controlled) drain(how control.Drain) {
 	p.log.Info("draining", "clients", srv.Status().Clients, "at_most", how.Deadline.String(), "successor", how.Successor)
 	p.wg.Go(func() {
 		defer p.end()
+		ctx, cancel := context.WithTimeout(p.life, how.Deadline)
+		defer cancel()
 		var move session.Move
 		if how.Successor != "" {
-			to, conn, err := moveTo(p.life, how.Successor)
+			to, conn, err := moveTo(ctx, how.Successor)
 			if err != nil {
 				p.log.Error("clients cannot move; they will be closed", "successor", how.Successor, "cause", err)
 			} else {
@@ -383,8 +388,6 @@ func (p *controlled) drain(how control.Drain) {
 				defer conn.Close()
 			}
 		}
-		ctx, cancel := context.WithTimeout(p.life, how.Deadline)
-		defer cancel()
 		if err := srv.Drain(ctx, move); err != nil {
 			p.log.Warn("drained in part", "cause", err)
 			return

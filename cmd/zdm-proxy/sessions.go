@@ -21,11 +21,9 @@ import (
 // every prepared statement.
 const maxMessage = 1 << 30
 
-// moveTimeout bounds one message: the first waits for connections to be opened.
-const moveTimeout = 20 * time.Second
-
 // moveTo connects to the process that takes over, and returns how clients are
-// handed to it. Close the connection when all have been.
+// handed to it. Close the connection when all have been. What is slow may take until
+// ctx's deadline: giving up on a client sooner would close it.
 func moveTo(ctx context.Context, socket string) (session.Move, io.Closer, error) {
 	nc, err := (&net.Dialer{}).DialContext(ctx, "unix", socket)
 	if err != nil {
@@ -36,6 +34,8 @@ func moveTo(ctx context.Context, socket string) (session.Move, io.Closer, error)
 		_ = conn.Close()
 		return nil, nil, err
 	}
+	deadline, _ := ctx.Deadline()
+	_ = conn.SetDeadline(deadline) // an error shows below
 	return func(m control.Message, client *net.TCPConn) error { return sendMessage(conn, m, client) }, conn, nil
 }
 
@@ -48,13 +48,13 @@ func upgrade(conn *net.UnixConn, path, protocol string) error {
 	return readSwitching(conn)
 }
 
-// sendMessage sends one message and waits for its answer.
+// sendMessage sends one message and waits for its answer. It is called by one
+// goroutine at a time.
 func sendMessage(conn *net.UnixConn, m control.Message, client *net.TCPConn) error {
 	text, err := json.Marshal(m)
 	if err != nil {
 		return err
 	}
-	_ = conn.SetDeadline(time.Now().Add(moveTimeout)) // an error shows below
 	length := binary.BigEndian.AppendUint32(nil, uint32(len(text)))
 	if client == nil {
 		_, err = conn.Write(length)
@@ -130,8 +130,7 @@ func (p *controlled) sessions(w http.ResponseWriter, r *http.Request) {
 			break
 		}
 		answer := control.MessageTaken
-		ctx, cancel := context.WithTimeout(p.life, moveTimeout)
-		if err := srv.Adopt(ctx, m, client); err != nil {
+		if err := srv.Adopt(p.life, m, client); err != nil {
 			p.log.Error("take a client over", "cause", err)
 			answer = control.MessageRefused
 			if client != nil {
@@ -140,7 +139,6 @@ func (p *controlled) sessions(w http.ResponseWriter, r *http.Request) {
 		} else if client != nil {
 			taken++
 		}
-		cancel()
 		if _, err := unix.Write([]byte{answer}); err != nil {
 			p.log.Error("take clients over", "cause", err)
 			break

@@ -70,6 +70,10 @@ const (
 	MessageRefused byte = 'n'
 )
 
+// WarmTimeout is how long a process that takes over may open connections before
+// the first client moves, if nobody says how long.
+const WarmTimeout = 15 * time.Second
+
 // Message is one step of SessionsProtocol.
 type Message struct {
 	// Statements that were prepared since the message before.
@@ -77,6 +81,10 @@ type Message struct {
 	// Warm are the kinds of sessions that will come, as far as the clusters see them:
 	// what is the client's alone (Driver, Compression, Unread) is empty.
 	Warm []Session `json:"warm,omitempty"`
+	// WarmWithin bounds the wait for their connections. Clients move after it,
+	// connected or not: a request waits for what is not open yet. 0 is
+	// WarmTimeout.
+	WarmWithin time.Duration `json:"warm_within_ns,omitempty"`
 	// Timestamp is the greatest that the old process has given to a write: those of
 	// the new one are greater. 0 if it gives none.
 	Timestamp int64 `json:"timestamp,omitempty"`
@@ -184,9 +192,10 @@ type Serve struct {
 }
 
 // Drain tells the process to stop reading clients, answer what is in flight,
-// and end. Deadline bounds the wait for answers; 0 means the request time-out.
-// With a Successor the clients are not closed: their sockets move to the process
-// with that control socket, by SessionsProtocol.
+// and end. With a Successor the clients are not closed: their sockets move to the
+// process with that control socket, by SessionsProtocol. Deadline bounds all of it,
+// which begins with the successor's opening of connections; 0 means the request
+// time-out and a second, and WarmTimeout more with a Successor.
 type Drain struct {
 	Successor string        `json:"successor,omitempty"`
 	Deadline  time.Duration `json:"deadline_ns,omitempty"`

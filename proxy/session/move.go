@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"time"
 
 	"github.com/zdmproject/terraform-provider-zdm/cql/frame"
 	"github.com/zdmproject/terraform-provider-zdm/cql/scan"
@@ -41,9 +42,10 @@ func NewMover(e *Env, send Move) *Mover {
 // Start has sessions that are drained move, and not be closed.
 func (m *Mover) Start() { m.env.mover.Store(m) }
 
-// First tells the other process what it will need, and returns when it has it.
-func (m *Mover) First(sessions []*Session) error {
-	message := control.Message{Statements: m.news(), Timestamp: m.env.Timestamps.Last()}
+// First tells the other process what it will need, and returns when it has it, or
+// could not have it within a time.
+func (m *Mover) First(sessions []*Session, within time.Duration) error {
+	message := control.Message{Statements: m.news(), Timestamp: m.env.Timestamps.Last(), WarmWithin: within}
 	type kind struct {
 		version  frame.Version
 		keyspace string
