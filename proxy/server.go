@@ -16,6 +16,7 @@ import (
 	"github.com/zdmproject/terraform-provider-zdm/proxy/cluster"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/config"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/control"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/events"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/metrics"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/prepared"
@@ -277,9 +278,14 @@ func (s *Server) closeListeners() {
 // that are left are closed. With move, clients are not closed but go on with the
 // process that takes over, once that has opened its connections; those that cannot
 // move are served until they leave, or until ctx nears its deadline, and then closed
-// between two requests.
+// between two requests. Without move those that have registered for status events
+// are closed last, and hear that this proxy is down.
 func (s *Server) Drain(ctx context.Context, move session.Move) error {
-	if move != nil {
+	quiet := func() {}
+	if move == nil {
+		quiet = s.partQuietly()
+		defer quiet()
+	} else {
 		m := session.NewMover(&s.env, move)
 		if err := m.First(s.snapshot(), s.warmWithin(ctx)); err != nil {
 			s.env.Log.Warn("clients cannot move; they will be closed", "cause", err)
@@ -290,15 +296,19 @@ func (s *Server) Drain(ctx context.Context, move session.Move) error {
 	}
 	s.mu.Lock()
 	s.draining = true
-	late := s.drainSessions(ctx, move != nil)
 	s.mu.Unlock()
 	s.closeListeners()
+	late := s.drainSessions(ctx, move != nil)
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		n := len(s.snapshot())
+		left := s.snapshot()
+		n := len(left)
 		if n == 0 {
 			return nil
+		}
+		if !slices.ContainsFunc(left, func(ses *session.Session) bool { return !ses.Wants(events.Status) }) {
+			quiet()
 		}
 		select {
 		case <-tick.C:
@@ -330,6 +340,19 @@ func (s *Server) warmWithin(ctx context.Context) time.Duration {
 	return control.WarmTimeout
 }
 
+// partQuietly has the clients that have registered for status events told that this
+// proxy is down, before they are closed and after quiet was called: by then no
+// other client is left.
+func (s *Server) partQuietly() (quiet func()) {
+	at := s.env.Config.Instance()
+	if !at.IsValid() {
+		return func() {}
+	}
+	others := make(chan struct{})
+	s.env.Farewell.Store(&events.Farewell{Body: events.Down(at), Quiet: others})
+	return sync.OnceFunc(func() { close(others) })
+}
+
 func (s *Server) snapshot() []*session.Session { return s.appendSessions(nil) }
 
 func (s *Server) appendSessions(out []*session.Session) []*session.Session {
@@ -344,11 +367,11 @@ func (s *Server) appendSessions(out []*session.Session) []*session.Session {
 
 // drainSessions asks the sessions to end or move. Those that cannot move (TLS has
 // its state in this process) are served on while others can: until they leave,
-// or until late comes, which leaves time to end them well. It runs under mu.
+// or until late comes, which leaves time to end them well.
 func (s *Server) drainSessions(ctx context.Context, moving bool) (late <-chan time.Time) {
 	deadline, bounded := ctx.Deadline()
 	wait := bounded && moving
-	for ses := range s.sessions {
+	for _, ses := range s.snapshot() {
 		if !wait || ses.Movable() {
 			ses.Drain()
 		} else if late == nil {

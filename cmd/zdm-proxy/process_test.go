@@ -428,6 +428,51 @@ func TestSIGTERMTellsProbesAnswersWhatIsInFlightAndEnds(t *testing.T) {
 	}
 }
 
+func TestSIGTERMTellsDriversThatOneOfSeveralProxiesIsDown(t *testing.T) {
+	t.Parallel()
+	_, target, settings := pair(t, "127.0.0.1")
+	settings["proxy_topology_addresses"], settings["proxy_topology_index"] = "10.9.0.1,10.9.0.2", "1"
+	release := make(chan struct{})
+	const insert = "INSERT INTO ks.t (k) VALUES (1)"
+	target.Handle(func(r cqltest.Request) cqltest.Reply {
+		if r.Text == insert {
+			return cqltest.Ordinary().After(release)
+		}
+		return cqltest.Ordinary()
+	})
+	p := launch(t, environment(settings))
+	cql, probes := p.logged("serving", "address"), p.logged("metrics and health are served", "address")
+	told, pool := cqltest.Dial(t, cql, cqltest.Login{}), cqltest.Dial(t, cql, cqltest.Login{})
+	told.Ask(t, &message.Register{EventTypes: []primitive.EventType{primitive.EventTypeStatusChange}})
+	answer := pool.Send(&message.Query{Query: insert})
+	target.WaitFor(t, 1, cqltest.WithText(insert))
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	p.await("readiness is 503", func() bool {
+		code, _ := get(t, probes, "/health/readiness")
+		return code == http.StatusServiceUnavailable
+	})
+	close(release)
+	if m := pool.Await(t, answer).Message(); m.GetOpCode() != primitive.OpCodeResult {
+		t.Errorf("what was in flight: got %v, want its RESULT", m)
+	}
+	if code := p.exit(); code != 0 {
+		t.Errorf("code %d, want 0", code)
+	}
+	<-told.Done()
+	for _, want := range []primitive.StatusChangeType{primitive.StatusChangeTypeUp, primitive.StatusChangeTypeDown} {
+		select {
+		case m := <-told.Events:
+			if e, ok := m.(*message.StatusChangeEvent); !ok || e.ChangeType != want || e.Address.Addr.String() != "10.9.0.2" {
+				t.Errorf("told %v, want %s of 10.9.0.2", m, want)
+			}
+		default:
+			t.Errorf("not told %s", want)
+		}
+	}
+}
+
 // asRendered is an environment file with every variable of ZDM Proxy as its
 // automation renders them: words of Ansible, blanks, and empty values.
 func asRendered(t *testing.T, origin, target *cqltest.Node) []string {

@@ -101,6 +101,16 @@ type TLSFiles struct{ CA, Cert, Key string }
 // On reports whether the leg uses TLS.
 func (f TLSFiles) On() bool { return f != TLSFiles{} }
 
+// Instance is this proxy as its clients know it; invalid if they know no other: then
+// they have nowhere to go, and hear nothing of its coming and going.
+func (c *Config) Instance() netip.AddrPort {
+	t := &c.Topology
+	if len(t.Addresses) < 2 {
+		return netip.AddrPort{}
+	}
+	return netip.AddrPortFrom(t.Addresses[t.Index], uint16(c.Listen.Port))
+}
+
 // Topology is what drivers are told of the proxies.
 type Topology struct {
 	// Addresses of all proxies, in the same order on each; never empty after

@@ -21,6 +21,17 @@ const (
 // Has reports whether k is among them.
 func (ks Kinds) Has(k Kinds) bool { return ks&k != 0 }
 
+// Of makes the set of kinds that are true.
+func Of(schema, status bool) (ks Kinds) {
+	if schema {
+		ks |= Schema
+	}
+	if status {
+		ks |= Status
+	}
+	return ks
+}
+
 // ParseRegister reads the body of a REGISTER: [string list] of kinds.
 func ParseRegister(body []byte) (Kinds, error) {
 	var ks Kinds
@@ -56,6 +67,14 @@ func status(change string, proxy netip.AddrPort) []byte {
 	addr := proxy.Addr().Unmap().AsSlice()
 	body = append(append(body, byte(len(addr))), addr...)
 	return frame.AppendInt(body, int32(proxy.Port()))
+}
+
+// Farewell is what clients that have registered for status events hear last. They
+// hear it when Quiet is closed and they have nothing in flight: gocql, for one, then
+// closes all its connections to the proxy, with what is in flight on the others.
+type Farewell struct {
+	Body  []byte
+	Quiet <-chan struct{}
 }
 
 // KeyspaceUpdated makes the body of the SCHEMA_CHANGE that says that something in

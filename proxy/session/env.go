@@ -13,6 +13,7 @@ import (
 	"github.com/zdmproject/terraform-provider-zdm/proxy/cluster"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/config"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/drivers"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/events"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/faults"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/metrics"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
@@ -41,6 +42,8 @@ type Env struct {
 	Faults  faults.Log
 	Drivers drivers.Count
 	Budget  *client.Budget
+	// Farewell is there while the server drains and nobody takes over.
+	Farewell atomic.Pointer[events.Farewell]
 	// strangers are the protocols other than CQL that came, and were told of.
 	strangers sync.Map
 	// Timestamps is nil if writes go on without a timestamp.

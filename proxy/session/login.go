@@ -256,6 +256,10 @@ func (s *Session) register(f frame.Frame) {
 	}
 	s.events.Or(uint32(kinds))
 	s.client.Respond(&s.batch, f.Stream(), frame.AppendHeader(nil, s.client.Version, true, 0, f.Stream(), frame.OpReady, 0))
+	if at := s.env.Config.Instance(); at.IsValid() && kinds.Has(events.Status) {
+		// The driver may have heard that this proxy goes, before it came back.
+		s.Event(&s.batch, events.Up(at))
+	}
 }
 
 // usePrepared handles EXECUTE of a USE: as the QUERY that it stands for.

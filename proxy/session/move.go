@@ -227,12 +227,7 @@ func Adopt(e *Env, nc net.Conn, st *control.Session) (*Session, error) {
 	case control.Established:
 		s.state = ready
 		s.keys = keysOf(st)
-		if st.Events {
-			s.events.Or(uint32(events.Schema))
-		}
-		if st.StatusEvents {
-			s.events.Or(uint32(events.Status))
-		}
+		s.events.Store(uint32(events.Of(st.Events, st.StatusEvents)))
 		s.scope.Store(s.scopeFor(st.Keyspace))
 	}
 	return s, nil

@@ -379,6 +379,15 @@ func (s *Session) drained() error {
 			return context.Cause(s.ctx)
 		}
 	}
+	if w := s.env.Farewell.Load(); w != nil && s.Wants(events.Status) {
+		select {
+		case <-w.Quiet:
+		case <-s.ctx.Done():
+			return context.Cause(s.ctx)
+		}
+		s.Event(&s.batch, w.Body)
+		s.batch.Done()
+	}
 	s.client.Finish()
 	return s.move()
 }
