@@ -34,3 +34,6 @@ func newCluster(hosts ...string) *clusterConfig {
 func compress(cluster *clusterConfig, how string) { cluster.Compressor = gocql.SnappyCompressor{} }
 
 func timeUUID() uuid { return gocql.TimeUUID() }
+
+// again is the retry policy of what is idempotent; the driver has none by itself.
+var again = &gocql.SimpleRetryPolicy{NumRetries: 3}

@@ -42,3 +42,6 @@ func compress(cluster *clusterConfig, how string) {
 }
 
 func timeUUID() uuid { return gocql.TimeUUID() }
+
+// again is the retry policy of what is idempotent; the driver has none by itself.
+var again = &gocql.SimpleRetryPolicy{NumRetries: 3}

@@ -12,13 +12,16 @@ type count struct {
 	Failed int `json:"failed"`
 }
 
-// load makes requests until ended returns. The driver has no retry policy
-// unless one is set, and none is.
+// load makes requests until ended returns.
 func (p *program) load(ended func()) answer {
 	var mu sync.Mutex
 	counts, failures := map[string]*count{"read": {}, "idempotent": {}, "other": {}}, map[string]int{}
 	do := func(kind, text string, args ...any) {
-		err := p.Query(text, args...).Idempotent(kind != "other").Exec()
+		q := p.Query(text, args...)
+		if kind != "other" {
+			q = q.Idempotent(true).RetryPolicy(again)
+		}
+		err := q.Exec()
 		mu.Lock()
 		defer mu.Unlock()
 		if err == nil {
