@@ -205,15 +205,15 @@ func TestStatementsWithAnAnswerOfTheProxysOwnAreAnswered(t *testing.T) {
 	w := start(t, phase.DualWrite, cqltest.Options{}, cqltest.Options{}, nil)
 	c := cqltest.Dial(t, w.addr, cqltest.Login{})
 	for text, want := range map[string]primitive.OpCode{
-		"SELECT * FROM system.local WHERE key = 'local'":      primitive.OpCodeResult,
-		"SELECT JSON * FROM system.local":                     primitive.OpCodeResult,
-		"SELECT DISTINCT key FROM system.local":               primitive.OpCodeResult,
-		"SELECT count(*) AS n FROM system.peers":              primitive.OpCodeResult,
-		"SELECT CAST(key AS text), now() FROM system.local":   primitive.OpCodeError,
-		"SELECT nothing_of_the_kind FROM system.local":        primitive.OpCodeError,
-		"SELECT * FROM system.peers_v2":                       primitive.OpCodeError,
-		"CALL InsightsRpc.reportInsight('{}')":                primitive.OpCodeError,
-		"SELECT /* what */ key -- this\nFROM system . local;": primitive.OpCodeResult,
+		"SELECT * FROM system.local WHERE key = 'local'":                      primitive.OpCodeResult,
+		"SELECT JSON * FROM system.local":                                     primitive.OpCodeResult,
+		"SELECT DISTINCT key FROM system.local":                               primitive.OpCodeResult,
+		"SELECT count(*) AS n FROM system.peers":                              primitive.OpCodeResult,
+		"SELECT sum(rpc_port), blobAsText(textAsBlob(key)) FROM system.local": primitive.OpCodeError,
+		"SELECT nothing_of_the_kind FROM system.local":                        primitive.OpCodeError,
+		"SELECT * FROM system.peers_v2":                                       primitive.OpCodeError,
+		"CALL InsightsRpc.reportInsight('{}')":                                primitive.OpCodeError,
+		"SELECT /* what */ key -- this\nFROM system . local;":                 primitive.OpCodeResult,
 	} {
 		if m := c.Query(t, text); m.GetOpCode() != want {
 			t.Errorf("%s: got %v, want %s", text, m, want)

@@ -116,6 +116,10 @@ const (
 	dateShift = 1 << 31 // of the day 0 in a date
 )
 
+// Value returns a new value of a function as the protocol has it, without its
+// length.
+func (s *Source) Value(f scan.Functions) []byte { return s.appendValue(nil, f) }
+
 // appendValue appends a value as the protocol has it, without its length.
 func (s *Source) appendValue(dst []byte, f scan.Functions) []byte {
 	switch f {

@@ -133,10 +133,7 @@ type plan struct {
 	table *table
 	// columns are those selected; result is the same, or the one of JSON.
 	columns, result []*message.ColumnMetadata
-	// from is the table's column of each result column; -1 counts rows, and
-	// counted[i] tells that the cells of from[i] that are not null are counted.
-	from    []int
-	counted []bool
+	values          []evaluation // of each column
 	// where is the table's column of each relation.
 	where []int
 }
@@ -147,31 +144,25 @@ func (t *Tables) plan(s *Select) (*plan, *frame.ErrorBody) {
 	if s.table == "peers" {
 		p.table = &t.peers
 	}
+	selectors := s.selectors
 	if s.star {
-		for i, c := range p.table.columns {
-			p.add(i, c.Name, c.Type, false)
+		for _, c := range p.table.columns {
+			selectors = append(selectors, selector{expression: expression{column: c.Name}})
 		}
 	}
-	for _, sel := range s.selectors {
-		i, name := -1, "count"
-		if sel.column != "" {
-			var problem *frame.ErrorBody
-			if i, problem = p.table.find(sel.column); problem != nil {
-				return nil, problem
-			}
-			name = sel.column
-			if sel.count {
-				name = "system.count(" + sel.column + ")"
-			}
+	for _, sel := range selectors {
+		value, problem := t.evaluate(sel.expression, p.table)
+		if problem != nil {
+			return nil, problem
 		}
+		name := value.name
 		if sel.alias != "" {
 			name = sel.alias
 		}
-		if sel.count {
-			p.add(i, name, datatype.Bigint, true)
-		} else {
-			p.add(i, name, p.table.columns[i].Type, false)
-		}
+		p.values = append(p.values, value)
+		p.columns = append(p.columns, &message.ColumnMetadata{
+			Keyspace: "system", Table: p.table.name, Name: name, Index: int32(len(p.columns)), Type: value.kind,
+		})
 	}
 	for _, r := range s.relations {
 		i, problem := p.table.find(r.column)
@@ -190,14 +181,6 @@ func (t *Tables) plan(s *Select) (*plan, *frame.ErrorBody) {
 	return p, nil
 }
 
-func (p *plan) add(from int, name string, kind datatype.DataType, counted bool) {
-	p.columns = append(p.columns, &message.ColumnMetadata{
-		Keyspace: "system", Table: p.table.name, Name: name, Index: int32(len(p.columns)), Type: kind,
-	})
-	p.from = append(p.from, from)
-	p.counted = append(p.counted, counted)
-}
-
 func (t *table) find(column string) (int, *frame.ErrorBody) {
 	i := slices.IndexFunc(t.columns, func(c *message.ColumnMetadata) bool { return c.Name == column })
 	if i < 0 {
@@ -209,8 +192,8 @@ func (t *table) find(column string) (int, *frame.ErrorBody) {
 // check refuses what the real table refuses too.
 func (p *plan) check() *frame.ErrorBody {
 	if p.distinct {
-		for i, from := range p.from {
-			if from < 0 || p.counted[i] || p.table.columns[from].Name != p.table.key {
+		for i, v := range p.values {
+			if v.over != nil || slices.ContainsFunc(v.columns, func(name string) bool { return name != p.table.key }) {
 				return invalid("SELECT DISTINCT queries must only request partition key columns and/or static columns (not %s)", p.columns[i].Name)
 			}
 		}
@@ -286,13 +269,13 @@ func (p *plan) answer(values Values, skipMetadata bool, changed []byte, v frame.
 	if skipMetadata {
 		result.Metadata.Columns = nil
 	}
-	if slices.Contains(p.counted, true) {
+	if slices.ContainsFunc(p.values, func(v evaluation) bool { return v.over != nil }) {
 		result.Data = append(result.Data, p.aggregate(rows))
 	} else {
 		for _, row := range rows {
-			out := make(message.Row, len(p.from))
-			for i, from := range p.from {
-				out[i] = row[from]
+			out := make(message.Row, len(p.values))
+			for i, v := range p.values {
+				out[i] = v.of(row)
 			}
 			result.Data = append(result.Data, out)
 		}
@@ -308,24 +291,16 @@ func (p *plan) answer(values Values, skipMetadata bool, changed []byte, v frame.
 	return encode(v, result), nil
 }
 
-// aggregate makes the one row of a statement that counts. A plain column beside
-// a count has the value of the first row.
+// aggregate makes the one row of a statement with an aggregate. What is none
+// has the value of the first row.
 func (p *plan) aggregate(rows []message.Row) message.Row {
-	out := make(message.Row, len(p.from))
-	for i, from := range p.from {
-		if !p.counted[i] {
-			if len(rows) > 0 {
-				out[i] = rows[0][from]
-			}
-			continue
+	out := make(message.Row, len(p.values))
+	for i, v := range p.values {
+		if v.over != nil {
+			out[i] = v.over(rows)
+		} else if len(rows) > 0 {
+			out[i] = v.of(rows[0])
 		}
-		n := uint64(0)
-		for _, row := range rows {
-			if from < 0 || row[from] != nil {
-				n++
-			}
-		}
-		out[i] = binary.BigEndian.AppendUint64(nil, n)
 	}
 	return out
 }

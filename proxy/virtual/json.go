@@ -7,6 +7,8 @@ import (
 	"encoding/json"
 	"net/netip"
 	"strconv"
+	"strings"
+	"time"
 
 	"github.com/datastax/go-cassandra-native-protocol/datatype"
 	"github.com/datastax/go-cassandra-native-protocol/message"
@@ -20,8 +22,12 @@ func jsonObject(columns []*message.ColumnMetadata, row message.Row) []byte {
 		if i > 0 {
 			out = append(out, ", "...)
 		}
-		// A name that needs quotes in CQL keeps them inside the JSON string.
-		out = append(out, quoteJSON(quoteName(c.Name))...)
+		// A name with capitals is in quotes inside the JSON string; no other is.
+		name := c.Name
+		if name != strings.ToLower(name) {
+			name = `"` + name + `"`
+		}
+		out = append(out, quoteJSON(name)...)
 		out = append(out, ": "...)
 		out = append(out, jsonValue(c.Type, row[i])...)
 	}
@@ -55,6 +61,12 @@ func jsonValue(kind datatype.DataType, cell []byte) string {
 		return strconv.Itoa(int(int32(binary.BigEndian.Uint32(cell))))
 	case code == datatype.Bigint.Code() && len(cell) == 8:
 		return strconv.FormatInt(int64(binary.BigEndian.Uint64(cell)), 10)
+	case code == datatype.Timestamp.Code() && len(cell) == 8:
+		return timeOf(code, cell).Format(`"2006-01-02 15:04:05.000Z"`)
+	case code == datatype.Date.Code() && len(cell) == 4:
+		return timeOf(code, cell).Format(`"2006-01-02"`)
+	case code == datatype.Time.Code() && len(cell) == 8:
+		return time.Unix(0, int64(binary.BigEndian.Uint64(cell))).UTC().Format(`"15:04:05.000000000"`)
 	case code == datatype.Boolean.Code() && len(cell) == 1:
 		return strconv.FormatBool(cell[0] != 0)
 	}

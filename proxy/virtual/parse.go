@@ -21,11 +21,10 @@ type Select struct {
 	markers   []marker
 }
 
-// selector is one item of a select list: a column, or a count of one or of all.
+// selector is one item of a select list.
 type selector struct {
-	column string // "" for count(*)
-	count  bool
-	alias  string
+	expression
+	alias string
 }
 
 // relation is column = term, or column IN list.
@@ -143,7 +142,11 @@ func (p *parser) syntax() {
 
 // unsupported refuses what the real table would take.
 func (p *parser) unsupported(s *Select, what string) {
-	p.fail(invalid("%s is not supported on system.%s, which the proxy answers itself; select its columns and work on them in the client", what, s.table))
+	p.fail(unsupported(s.table, what))
+}
+
+func unsupported(table, what string) *frame.ErrorBody {
+	return invalid("%s is not supported on system.%s, which the proxy answers itself; select its columns and work on them in the client", what, table)
 }
 
 // name takes a column's name.
@@ -183,7 +186,18 @@ func (s *Select) parseClause(p *parser) {
 }
 
 func (s *Select) parseSelector(p *parser) selector {
-	var sel selector
+	sel := selector{expression: s.parseExpression(p, 0)}
+	if p.take("as") {
+		sel.alias = p.name()
+	}
+	if t := p.peek(); t.kind == tokPunctuation && strings.Contains("+-*/%", t.text) {
+		p.unsupported(s, "arithmetic")
+	}
+	return sel
+}
+
+// parseExpression takes what stands in a select list, within depth calls.
+func (s *Select) parseExpression(p *parser, depth int) expression {
 	switch t := p.peek(); t.kind {
 	case tokString, tokNumber, tokUUID:
 		p.unsupported(s, "the literal "+t.text+" in a select list")
@@ -194,31 +208,48 @@ func (s *Select) parseSelector(p *parser) selector {
 			p.unsupported(s, "an expression in a select list")
 		}
 	}
+	if depth > maxDepth {
+		p.unsupported(s, "a function within so many others")
+	}
 	name := p.name()
-	switch {
-	case p.peek().is("(") && name == "count":
-		sel.count = true
-		p.expect("(")
-		if t := p.peek(); t.is("*") || t.text == "1" {
-			p.next()
-		} else {
-			sel.column = p.name()
+	if name == "system" && p.take(".") { // its functions may have their keyspace
+		name = p.name()
+		if !p.peek().is("(") {
+			p.syntax()
 		}
-		p.expect(")")
-	case p.peek().is("("):
-		p.unsupported(s, "the function "+name)
-	case p.peek().is("."), p.peek().is("["):
+	}
+	switch t := p.peek(); {
+	case t.is("("):
+		return s.parseCall(p, strings.ToLower(name), depth)
+	case t.is("."), t.is("["):
 		p.unsupported(s, "a part of column "+name)
-	default:
-		sel.column = name
 	}
-	if p.take("as") {
-		sel.alias = p.name()
+	return expression{column: name}
+}
+
+// parseCall takes the arguments of a function.
+func (s *Select) parseCall(p *parser, function string, depth int) expression {
+	e := expression{function: function}
+	p.expect("(")
+	if t := p.peek(); function == "count" && (t.is("*") || t.text == "1") {
+		p.next()
+		e.all = true
+		p.expect(")")
+		return e
 	}
-	if t := p.peek(); t.kind == tokPunctuation && strings.Contains("+-*/%", t.text) {
-		p.unsupported(s, "arithmetic")
+	for !p.take(")") && p.problem == nil {
+		e.args = append(e.args, s.parseExpression(p, depth+1))
+		if function == "cast" {
+			p.expect("as")
+			e.to = p.name()
+			p.expect(")")
+			return e
+		}
+		if !p.peek().is(")") {
+			p.expect(",")
+		}
 	}
-	return sel
+	return e
 }
 
 // parseRest reads what follows the table's name.

@@ -21,9 +21,12 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/datastax/go-cassandra-native-protocol/datatype"
 	"github.com/datastax/go-cassandra-native-protocol/message"
+
+	"github.com/zdmproject/terraform-provider-zdm/proxy/rewrite"
 )
 
 // Ring is the proxies that clients see as nodes. Every proxy has the same
@@ -90,6 +93,7 @@ func hostID(addr netip.Addr) [16]byte {
 // Tables is the two tables with their rows.
 type Tables struct {
 	local, peers table
+	values       *rewrite.Source // of now() and its like
 }
 
 // table is one of them. Its rows have a cell for each column, nil for null.
@@ -115,8 +119,9 @@ func New(ring Ring, real Real) (*Tables, error) {
 	}
 	nodes := realNodes(real)
 	t := &Tables{
-		local: table{name: "local", key: "key", columns: real.Local.Metadata.Columns},
-		peers: table{name: "peers", key: "peer", columns: real.Peers.Metadata.Columns},
+		values: rewrite.NewSource(time.Now),
+		local:  table{name: "local", key: "key", columns: real.Local.Metadata.Columns},
+		peers:  table{name: "peers", key: "peer", columns: real.Peers.Metadata.Columns},
 	}
 	own := record{real.Local.Metadata.Columns, real.Local.Data[0]}
 	for i, p := range ring.Proxies() {
