@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/zdmproject/terraform-provider-zdm/appliance/adminapi"
@@ -116,10 +117,13 @@ func (f *fleet) restart(t *testing.T) {
 	}
 }
 
-// awaitTraffic waits until each proxy has answered more.
-func (f *fleet) awaitTraffic(t *testing.T) {
+// awaitTraffic waits until some proxies have answered more; all, if none is named.
+func (f *fleet) awaitTraffic(t *testing.T, some ...*faultconn.Relay) {
 	t.Helper()
-	for _, relay := range f.relays {
+	if len(some) == 0 {
+		some = f.relays
+	}
+	for _, relay := range some {
 		relay.WaitForwarded(t, faultconn.Down, relay.Forwarded(faultconn.Down)+2000)
 	}
 }
@@ -227,6 +231,33 @@ func TestARollingRestartFailsNothingIdempotentOverTLS(t *testing.T) {
 	})
 	f.awaitTraffic(t)
 	t.Logf("%d connections were closed, %d opened", f.accepted()-f.open()-before, f.accepted()-open-before)
+	for name, l := range ls.end(t) {
+		for _, kind := range []string{"read", "idempotent"} {
+			if c := l.Counts[kind]; c.Failed > 0 || c.OK == 0 {
+				t.Errorf("%s: %s: %d succeeded, %d failed, want no failure", name, kind, c.OK, c.Failed)
+			}
+		}
+	}
+}
+
+// A proxy that is killed answers nothing of what it had in flight. What is
+// idempotent the drivers send again, to another proxy.
+func TestAKilledProxyFailsNothingIdempotent(t *testing.T) {
+	l := labtest.Lab(t)
+	keyspace := makeTables(t, l)
+	f := newFleet(t, l)
+	f.configure(t, nil)
+	ls := f.startLoads(t, keyspace, nil)
+	f.awaitTraffic(t)
+	s, err := f.agents[0].Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(s.Proxy.PID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	// Drivers come back to it when they like, gocql after a minute.
+	f.awaitTraffic(t, f.relays[1:]...)
 	for name, l := range ls.end(t) {
 		for _, kind := range []string{"read", "idempotent"} {
 			if c := l.Counts[kind]; c.Failed > 0 || c.OK == 0 {
