@@ -135,6 +135,8 @@ type deployment struct {
 	version            int
 	// phase is of the zdm_migration_phase; "" for none.
 	phase, force string
+	// gates of it, as Terraform text; "" for none.
+	gates string
 	// endpoint overrides that of the first instance.
 	endpoint string
 }
@@ -178,6 +180,9 @@ func (d *deployment) String() string {
 		fmt.Fprintf(&b, "resource \"zdm_migration_phase\" \"test\" {\n  cluster_id = zdm_proxy_cluster.test.id\n  instances = zdm_proxy_cluster.test.admin_endpoints\n  phase = %q\n", d.phase)
 		if d.force != "" {
 			fmt.Fprintf(&b, "  force_reason = %q\n", d.force)
+		}
+		if d.gates != "" {
+			fmt.Fprintf(&b, "  gates = { %s }\n", d.gates)
 		}
 		b.WriteString("}\n")
 	}

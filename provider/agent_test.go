@@ -43,6 +43,9 @@ type fakeAgent struct {
 	down       bool   // it closes every connection
 	// failRestart is why it does not restart.
 	failRestart string
+	recent      adminapi.Recent
+	marks       []adminapi.Mark
+	notReady    string
 }
 
 func newFakeAgent(t *testing.T, name string) *fakeAgent {
@@ -228,10 +231,16 @@ func (a *fakeAgent) status() adminapi.Status {
 		s.NotReady = []string{"no configuration"}
 		return s
 	}
-	s.State, s.Ready = adminapi.Configured, true
+	s.State, s.Ready = adminapi.Configured, a.notReady == ""
+	s.Recent, s.Marks = a.recent, a.marks
+	if a.notReady != "" {
+		s.NotReady = []string{a.notReady}
+	}
 	if a.phase.Phase != phase.None {
 		s.State = adminapi.Serving
 	}
-	s.Proxy = &control.Status{PID: a.pid, Clients: a.clients, Requests: 42, Origin: control.Cluster{Connected: true, ClusterName: "old", Nodes: 3, NodesUp: 3}}
+	s.Proxy = &control.Status{PID: a.pid, Clients: a.clients, Requests: 42,
+		Origin: control.Cluster{Connected: true, ClusterName: "old", Nodes: 3, NodesUp: 3, SchemaVersion: "o", Clock: &control.Clock{}},
+		Target: control.Cluster{SchemaVersion: "t", Clock: &control.Clock{}}}
 	return s
 }

@@ -20,6 +20,7 @@ import (
 
 	"github.com/zdmproject/terraform-provider-zdm/appliance/adminapi"
 	"github.com/zdmproject/terraform-provider-zdm/appliance/rollout"
+	"github.com/zdmproject/terraform-provider-zdm/provider/explain"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
 )
 
@@ -222,7 +223,7 @@ func (f fleet) configs(ctx context.Context, diags *diag.Diagnostics) map[string]
 	out := map[string]adminapi.Config{}
 	for _, name := range slices.Sorted(maps.Keys(answers)) {
 		if err := answers[name].Err; err != nil {
-			summary, detail := explain(name, f[name].endpoint, err)
+			summary, detail := explain.Instance(name, f[name].endpoint, err)
 			diags.AddAttributeError(path.Root("instances").AtMapKey(name), summary, detail)
 			continue
 		}
@@ -388,7 +389,7 @@ func (r *clusterResource) Delete(ctx context.Context, req resource.DeleteRequest
 		n := clients(v.Status)
 		switch {
 		case v.Err != nil:
-			summary, detail := explain(v.Name, f[v.Name].endpoint, v.Err)
+			summary, detail := explain.Instance(v.Name, f[v.Name].endpoint, v.Err)
 			resp.Diagnostics.AddWarning(summary, detail+"\n\nIt is forgotten all the same.")
 		case n > 0:
 			resp.Diagnostics.AddError("Instance "+v.Name+" has clients",

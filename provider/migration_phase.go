@@ -19,6 +19,7 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/types"
 
 	"github.com/zdmproject/terraform-provider-zdm/appliance/rollout"
+	"github.com/zdmproject/terraform-provider-zdm/provider/explain"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
 )
 
@@ -34,6 +35,7 @@ type phaseModel struct {
 	ClusterID      types.String `tfsdk:"cluster_id"`
 	Instances      types.Map    `tfsdk:"instances"`
 	Phase          types.String `tfsdk:"phase"`
+	Gates          types.Object `tfsdk:"gates"`
 	ForceReason    types.String `tfsdk:"force_reason"`
 	InstancePhases types.Map    `tfsdk:"instance_phases"`
 	Since          types.String `tfsdk:"since"`
@@ -65,8 +67,9 @@ func (r *phaseResource) Schema(_ context.Context, _ resource.SchemaRequest, resp
 			"phase": schema.StringAttribute{Required: true,
 				MarkdownDescription: "One of `" + strings.Join(phase.Names(), "`, `") + "`. A cluster begins with `origin_only` or `dual_write`.",
 				Validators:          []validator.String{stringvalidator.OneOf(phase.Names()...)}},
+			"gates": gatesAttribute(),
 			"force_reason": schema.StringAttribute{Optional: true, Validators: []validator.String{stringvalidator.LengthAtLeast(1)},
-				MarkdownDescription: "Why a move that loses something is made all the same: out of `target_only`, and from `dual_write` to `origin_only`; or why instances that have lost their phases begin with a later one. The agents keep it in their events. Take it out again afterwards."},
+				MarkdownDescription: "Why a move that loses something is made all the same: out of `target_only`, and from `dual_write` to `origin_only`; or why instances that have lost their phases begin with a later one; or why a step is taken though `gates` are closed. An instance that does not answer, refuses to prepare, or would skip a phase stops a step all the same. The agents keep it in their events. Take it out again afterwards."},
 			"instance_phases": schema.MapAttribute{ElementType: types.StringType, Computed: true,
 				MarkdownDescription: "Phase of each instance; they differ only while a step is not finished. Empty for one that has none."},
 			"since":    schema.StringAttribute{Computed: true, MarkdownDescription: "When the last instance entered the phase (RFC 3339)."},
@@ -163,6 +166,9 @@ func (r *phaseResource) apply(ctx context.Context, plan *phaseModel, diags *diag
 	if diags.HasError() {
 		return false
 	}
+	if plan.checkGates(rollout.Look(ctx, f), false, diags); diags.HasError() {
+		return false
+	}
 	views, err := rollout.ChangePhase(ctx, f, plan.want(), plan.ForceReason.ValueString(), rollout.Timing{Poll: poll, Say: say(ctx)})
 	if err != nil {
 		at := path.Root("phase")
@@ -221,7 +227,7 @@ func (r *phaseResource) Read(ctx context.Context, req resource.ReadRequest, resp
 			}
 			continue
 		}
-		summary, detail := explain(v.Name, f[v.Name].endpoint, v.Err)
+		summary, detail := explain.Instance(v.Name, f[v.Name].endpoint, v.Err)
 		if imported {
 			resp.Diagnostics.AddError(summary, detail)
 			continue
@@ -282,6 +288,13 @@ func (r *phaseResource) ModifyPlan(ctx context.Context, req resource.ModifyPlanR
 	}
 	if len(steps) > 0 {
 		resp.Diagnostics.AddAttributeWarning(path.Root("phase"), "Phase change", announceSteps(steps, plan.want()))
+		if r.admin != nil && r.admin.unknown == "" && !plan.Gates.IsUnknown() {
+			f, _ := r.admin.fleet(endpoints, plan.ClusterID.ValueString(), 0)
+			defer f.close()
+			soon, cancel := context.WithTimeout(ctx, 3*time.Second)
+			defer cancel()
+			plan.checkGates(rollout.Look(soon, f), true, &resp.Diagnostics)
+		}
 	}
 	resp.Diagnostics.Append(resp.Plan.Set(ctx, plan)...)
 }

@@ -1,12 +1,18 @@
 package provider
 
 import (
+	"errors"
 	"fmt"
 	"testing"
+	"time"
 
+	"github.com/hashicorp/terraform-plugin-framework/diag"
+	"github.com/hashicorp/terraform-plugin-framework/types"
 	"github.com/hashicorp/terraform-plugin-testing/helper/resource"
 	"github.com/hashicorp/terraform-plugin-testing/plancheck"
 
+	"github.com/zdmproject/terraform-provider-zdm/appliance/adminapi"
+	"github.com/zdmproject/terraform-provider-zdm/appliance/rollout"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
 )
 
@@ -68,6 +74,80 @@ func TestAccRefusalChangesNothing(t *testing.T) {
 		resource.TestStep{PreConfig: func() { b.set(func(b *fakeAgent) { b.down = true }) }, Config: d.in(phase.CutOver, ""), ExpectError: expect("Nothing was changed")},
 		resource.TestStep{PreConfig: func() { b.set(func(b *fakeAgent) { b.down = false }) }, Config: d.in(phase.DualRead, "")},
 	)
+}
+
+func TestAccAClosedGateRefusesTheStepBeforeItIsPrepared(t *testing.T) {
+	d := deploy(t, "a", "b")
+	d.gates = "backfill_done = true, writes_clean_minutes = 60, schema_settled = false"
+	a, b := d.agents[0], d.agents[1]
+	long := time.Now().Add(-24 * time.Hour)
+	for _, x := range d.agents {
+		x.set(func(x *fakeAgent) { x.recent.WatchedSince = long })
+	}
+	aged := func(marks ...adminapi.Mark) func() {
+		return func() {
+			a.took()
+			b.took()
+			for _, x := range d.agents {
+				x.set(func(x *fakeAgent) { x.phase.Since, x.marks = long, marks })
+			}
+		}
+	}
+	done := adminapi.Mark{Name: adminapi.MarkBackfillDone, Author: "ops", Time: long}
+	cutOver := told(t, "a: prepare cut_over, commit cut_over; b: prepare cut_over, commit cut_over", a, b)
+	acceptance(t,
+		resource.TestStep{Config: d.in(phase.DualWrite, "")},
+		resource.TestStep{Config: d.in(phase.DualRead, ""), ExpectError: expect("writes_clean_minutes on a: it has been in dual_write since")},
+		resource.TestStep{PreConfig: aged(), Config: d.in(phase.DualRead, "")},
+		resource.TestStep{PreConfig: aged(), Config: d.in(phase.CutOver, ""), ExpectError: expect("backfill_done on b: has no mark backfill-done")},
+		resource.TestStep{PreConfig: func() {
+			told(t, "a: ; b: ", a, b)()
+			aged(done)()
+			b.set(func(b *fakeAgent) { b.recent.Target.LastFailedWrite = time.Now().Add(-time.Minute) })
+		}, Config: d.in(phase.CutOver, ""), ExpectError: expect("writes_clean_minutes on b: a write failed on target")},
+		after(resource.TestStep{PreConfig: func() { told(t, "a: ; b: ", a, b)() }, Config: d.in(phase.CutOver, "the row was written again")}, cutOver),
+		// The way back asks for no evidence, but for instances that are ready.
+		resource.TestStep{PreConfig: func() { aged()(); b.set(func(b *fakeAgent) { b.notReady = "target: down" }) },
+			Config: d.in(phase.DualRead, ""), ExpectError: expect("instances on b: is not ready: target: down")},
+		after(resource.TestStep{PreConfig: func() { aged()(); b.set(func(b *fakeAgent) { b.notReady = "" }) }, Config: d.in(phase.DualRead, "")},
+			told(t, "a: prepare dual_read, commit dual_read; b: prepare dual_read, commit dual_read", a, b)),
+		after(resource.TestStep{PreConfig: func() {
+			aged(done, adminapi.Mark{Name: adminapi.MarkWritesCleanSince, Author: "ops", Time: time.Now()})()
+		}, Config: d.in(phase.CutOver, "")}, cutOver),
+	)
+}
+
+func TestAPlanTellsWhichGatesAreClosed(t *testing.T) {
+	t.Parallel()
+	down := rollout.View{Name: "a", Err: errors.New("connection refused")}
+	locked := rollout.View{Name: "a", Status: adminapi.Status{State: adminapi.Locked}}
+	unready := rollout.View{Name: "a", Status: adminapi.Status{State: adminapi.Serving, NotReady: []string{"target: down"}, Phase: adminapi.Phase{Phase: phase.DualWrite}}}
+	for _, test := range []struct {
+		name     string
+		view     rollout.View
+		force    types.String
+		planning bool
+		want     string
+		severity diag.Severity
+	}{
+		{"down, plan", down, types.StringNull(), true, "Gates cannot be asked yet", diag.SeverityWarning},
+		{"down, apply", down, types.StringNull(), false, "", 0},
+		{"locked, plan", locked, types.StringNull(), true, "Gates cannot be asked yet", diag.SeverityWarning},
+		{"locked, apply", locked, types.StringNull(), false, "The step is refused", diag.SeverityError},
+		{"plan", unready, types.StringNull(), true, "The step would be refused now", diag.SeverityWarning},
+		{"apply", unready, types.StringNull(), false, "The step is refused", diag.SeverityError},
+		{"forced", unready, types.StringValue("rehearsal"), false, "Gates are overridden", diag.SeverityWarning},
+	} {
+		m := phaseModel{Phase: types.StringValue("dual_read"), ForceReason: test.force}
+		var diags diag.Diagnostics
+		m.checkGates([]rollout.View{test.view}, test.planning, &diags)
+		if test.want == "" && len(diags) == 0 {
+			continue
+		}
+		if len(diags) != 1 || diags[0].Summary() != test.want || diags[0].Severity() != test.severity {
+			t.Errorf("%s: diagnostics are %v, want %q", test.name, diags, test.want)
+		}
+	}
 }
 
 func TestAccFailureBetweenCommitsIsFinishedForward(t *testing.T) {

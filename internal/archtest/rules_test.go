@@ -59,7 +59,9 @@ var floors = map[string]int{
 
 	"proxy":               40,
 	"appliance/rollout":   40,
+	"appliance/gate":      41, // reads views of a rollout
 	"appliance":           41,
+	"provider/explain":    40,
 	"appliance/adminhttp": 42, // serves what the agent does
 	"internal/lab/load":   40,
 	"internal/lab/verify": 40,
