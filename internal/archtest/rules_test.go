@@ -40,7 +40,7 @@ var floors = map[string]int{
 	"proxy/faults":       21, // keeps them as a status tells them
 	"proxy/tlsconf":      20, // its errors are those of settings
 	"proxy/astra":        21, // over tlsconf
-	"proxy/prepared":     21, // keeps the route of a statement
+	"proxy/prepared":     21, // keeps the route of a statement, and tells it as proxy/control has it
 	"appliance/adminapi": 21, // a status carries the proxy's own
 
 	"proxy/cluster":          22, // tells its status as proxy/control has it

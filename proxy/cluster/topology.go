@@ -123,8 +123,9 @@ type topologySource struct {
 // build makes the topology, and warnings for the operator. Peers that cannot be
 // read (nodes that join or leave) are left out.
 func (s topologySource) build() (*Topology, []string, error) {
-	if len(s.local.Data) != 1 {
-		return nil, nil, fmt.Errorf("system.local has %d rows", len(s.local.Data))
+	var err error
+	if s.local, err = onlyLocal(s.local); err != nil {
+		return nil, nil, err
 	}
 	local := rowOf(s.local, 0)
 	own := Node{
@@ -220,6 +221,18 @@ func datacenters(nodes []Node) []string {
 	}
 	slices.Sort(names)
 	return slices.Compact(names)
+}
+
+// onlyLocal is system.local with the one row whose key is 'local': the table can be
+// written to, and has been seen with a second row that some operator left there. A
+// node reads only this one.
+func onlyLocal(rows *message.RowsResult) (*message.RowsResult, error) {
+	for i, cells := range rows.Data {
+		if rowOf(rows, i).text("key") == "local" || len(rows.Data) == 1 {
+			return &message.RowsResult{Metadata: rows.Metadata, Data: message.RowSet{cells}}, nil
+		}
+	}
+	return nil, fmt.Errorf("system.local has %d rows, and none with the key 'local'", len(rows.Data))
 }
 
 // systemRow reads cells of a system table by column name. A column that the

@@ -107,11 +107,11 @@ func (s *Statement) Hidden() []rewrite.Marker {
 	return s.Replaced.Markers
 }
 
-// Relearn makes Replaced of a statement that another process hands over, with the
+// relearn makes Replaced of a statement that another process hands over, with the
 // node text and names of hidden markers that it had there. It is false if the rule
 // wants another text now: then the client is to hear UNPREPARED, and prepare again.
 // scanned is of Text.
-func (s *Statement) Relearn(r rewrite.Rule, scanned *scan.Statement, nodeText string, names []string) bool {
+func (s *Statement) relearn(r rewrite.Rule, scanned *scan.Statement, nodeText string, names []string) bool {
 	if r.Wants(scanned) {
 		s.Replaced = r.Prepare([]byte(s.Text))
 	}

@@ -16,7 +16,6 @@ import (
 	"github.com/zdmproject/terraform-provider-zdm/proxy/events"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/phase"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/prepared"
-	"github.com/zdmproject/terraform-provider-zdm/proxy/route"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/upstream"
 )
 
@@ -74,17 +73,7 @@ func (m *Mover) news() []control.Statement {
 			continue
 		}
 		m.known[string(st.ID)] = true
-		told := st.CommonlyTold()
-		c := control.Statement{ID: st.ID, Told: told[:], ToldResultID: st.ToldResultID, Text: st.Text, Keyspace: st.Keyspace, Own: st.Own != nil}
-		for _, m := range st.Hidden() {
-			c.NodeText, c.HiddenNames = st.NodeText(), append(c.HiddenNames, m.Name)
-		}
-		for _, side := range phase.Sides {
-			if md := st.Side(side); md != nil {
-				c.Sides[side] = control.Prepared{ID: md.ID, ResultID: md.ResultID, ResultDigest: md.ResultDigest[:]}
-			}
-		}
-		out = append(out, c)
+		out = append(out, st.Carry())
 	}
 	return out
 }
@@ -151,24 +140,16 @@ func (e *Env) Warm(ctx context.Context, needed phase.Set, st *control.Session) e
 	return nil
 }
 
-// Learn takes over a prepared statement. What it means is read from its text,
-// as it was when it was prepared.
+// Learn takes over a prepared statement.
 func (e *Env) Learn(c *control.Statement) {
 	scanned := scan.Scan([]byte(c.Text))
-	class := route.Classify(&scanned, c.Keyspace)
-	st := &prepared.Statement{
-		ID: c.ID, Text: c.Text, Keyspace: c.Keyspace, Class: class, Kind: scanned.Kind,
-		Idempotent: class.IsRead() || scanned.Idempotent, CAS: scanned.CAS, Counter: scanned.Counter, Unlogged: scanned.Unlogged,
-		Unstamped: route.Unstamped(&scanned),
-	}
-	copy(st.Told[:], c.Told)
-	st.ToldResultID = c.ToldResultID
-	if !st.Relearn(e.Replace, &scanned, c.NodeText, c.HiddenNames) {
+	st := prepared.Carried(c, e.Replace, &scanned)
+	if st == nil {
 		return
 	}
 	if c.Own {
 		tables := e.systemTables()
-		sel, problem := parseVirtual(&scanned, class)
+		sel, problem := parseVirtual(&scanned, st.Class)
 		if tables == nil || problem != nil {
 			return // the client will be told UNPREPARED, and prepares it again
 		}
@@ -177,13 +158,6 @@ func (e *Env) Learn(c *control.Statement) {
 			return
 		}
 		st.Own = p
-	}
-	for _, side := range phase.Sides {
-		if m := c.Sides[side]; m.ID != nil {
-			md := &prepared.Metadata{ID: m.ID, ResultID: m.ResultID}
-			copy(md.ResultDigest[:], m.ResultDigest)
-			st.SetSide(side, md)
-		}
 	}
 	e.Cache.Put(st)
 }

@@ -36,11 +36,7 @@ func (s *Session) prepare(f frame.Frame) {
 		s.virtualPrepare(f, &scanned, keyspace, class, p.Text)
 		return
 	}
-	st := &prepared.Statement{
-		Text: string(p.Text), Class: class, Kind: scanned.Kind,
-		Idempotent: class.IsRead() || scanned.Idempotent, CAS: scanned.CAS, Counter: scanned.Counter, Unlogged: scanned.Unlogged,
-		Unstamped: route.Unstamped(&scanned),
-	}
+	st := prepared.New(string(p.Text), class, &scanned)
 	if len(scanned.Keyspace.Raw) == 0 {
 		st.Keyspace = keyspace
 	}
