@@ -158,7 +158,7 @@ func TestTopologyCarriesWhatSystemLocalSays(t *testing.T) {
 		Supported: map[string][]string{"CQL_VERSION": {"3.4.6"}}, Local: local, Peers: peers,
 	}
 	compare := []cmp.Option{cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b }),
-		cmp.Comparer(func(a, b *message.RowsResult) bool { return a == b })}
+		cmp.Comparer(func(a, b *message.RowsResult) bool { return a.Metadata == b.Metadata && cmp.Equal(a.Data, b.Data) })}
 	if diff := cmp.Diff(got, want, compare...); diff != "" {
 		t.Errorf("got(-) want(+):\n%s", diff)
 	}
@@ -171,6 +171,23 @@ func TestTopologyWarnsOfAPartitionerThatClientsDoNotSee(t *testing.T) {
 	_, warnings, err := topologySource{local: local, peers: peers, contact: netip.MustParseAddrPort("10.0.0.1:9042"), name: "target"}.build()
 	if err != nil || len(warnings) != 1 || !strings.Contains(warnings[0], "ByteOrderedPartitioner") {
 		t.Errorf("warnings are %q (%v), want one that names the partitioner", warnings, err)
+	}
+}
+
+func TestASecondRowThatSomebodyWroteIntoSystemLocalIsNotRead(t *testing.T) {
+	t.Parallel()
+	local, peers := systemTables(peerSpec{addr: "10.0.0.1", rpc: "10.0.0.1", dc: "dc1", rack: "r2", id: 1})
+	local.Metadata.Columns = append(local.Metadata.Columns, &message.ColumnMetadata{Name: "key", Type: datatype.Varchar})
+	own := append(local.Data[0], []byte("local"))
+	stray := make(message.Row, len(own))
+	stray[len(own)-1] = []byte("other")
+	local.Data = message.RowSet{stray, own}
+	got, _, err := topologySource{local: local, peers: peers, contact: netip.MustParseAddrPort("10.0.0.1:9042"), name: "origin"}.build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Datacenter != "dc1" || len(got.Local.Data) != 1 {
+		t.Errorf("datacenter %q out of %d rows, want that of the row 'local' alone", got.Datacenter, len(got.Local.Data))
 	}
 }
 
