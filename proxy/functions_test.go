@@ -347,6 +347,34 @@ func TestNowForAColumnThatCannotHoldItIsRefusedAtPrepare(t *testing.T) {
 	}
 }
 
+func TestAPreparedStatementWithACallInACollectionGoesAsTextToBothSides(t *testing.T) {
+	t.Parallel()
+	w := replacing(t, map[string]string{"replace_all_cql_functions": "true"})
+	const text, want = "INSERT INTO ks.t (a, l) VALUES (?, [now()])", "INSERT INTO ks.t (a, l) VALUES (?, [T]) x"
+	w.describe(text, nil, "a")
+	c := cqltest.Dial(t, w.addr, cqltest.Login{})
+	id, plain := prepare(t, c, text), prepare(t, c, insert)
+	seen := map[string]bool{}
+	for range 2 {
+		mustVoid(t, c.Ask(t, &message.Execute{QueryId: id, Options: &message.QueryOptions{PositionalValues: values("x"), SkipMetadata: true}}))
+		r := w.same(t, primitive.OpCodeQuery)
+		if got := shape(t, seen, r.Text, r.Values); got != want {
+			t.Errorf("the sides got %s, want %s", got, want)
+		}
+	}
+	// Its neighbours in a BATCH keep their own ids of each side, and are prepared
+	// again where they were forgotten.
+	w.target.Forget(nil)
+	mustVoid(t, c.Ask(t, &message.Batch{Children: []*message.BatchChild{{Id: id, Values: values("x")}, {Id: plain}, {Id: id, Values: values("x")}}}))
+	var got []string
+	for _, child := range w.same(t, primitive.OpCodeBatch).Children {
+		got = append(got, shape(t, seen, child.Text, child.Values))
+	}
+	if diff := cmp.Diff([]string{want, insert, want}, got); diff != "" {
+		t.Errorf("children (-want +got):\n%s", diff)
+	}
+}
+
 func TestAllFunctionsAreReplacedOnRequest(t *testing.T) {
 	t.Parallel()
 	w := replacing(t, map[string]string{"replace_all_cql_functions": "true"})

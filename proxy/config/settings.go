@@ -118,7 +118,7 @@ func globalSettings() []Setting {
 		ours(boolean("SHADOW_READS", false, "Whether Origin gets a copy of each read in phase cut_over.", func(c *Config) *bool { return &c.ShadowReads })),
 		boolean("REPLACE_CQL_FUNCTIONS", false, "Replaces now() in writes with a value made by the proxy, so that both clusters store the same one. Only where it is a whole term.",
 			func(c *Config) *bool { return &c.ReplaceFunctions }),
-		ours(boolean("REPLACE_ALL_CQL_FUNCTIONS", false, "With REPLACE_CQL_FUNCTIONS: also uuid(), currentTimestamp(), currentDate(), currentTime() and currentTimeUUID(), and all of them also as arguments and within tuples, user types and collections; not within the collections of a prepared statement.",
+		ours(boolean("REPLACE_ALL_CQL_FUNCTIONS", false, "With REPLACE_CQL_FUNCTIONS: also uuid(), currentTimestamp(), currentDate(), currentTime() and currentTimeUUID(), and all of them also as arguments and within tuples, user types and collections. A prepared statement with a call within a list, set or map goes to the nodes as text.",
 			func(c *Config) *bool { return &c.ReplaceAllFunctions })),
 		ours(boolean("SET_WRITE_TIMESTAMPS", false, "Whether writes that come without a timestamp get the proxy's, so that both clusters store the same one. Only while both are written, and not for conditional statements and counters. See docs/design/timestamps.md first.",
 			func(c *Config) *bool { return &c.SetWriteTimestamps })),

@@ -66,7 +66,7 @@ type Statement struct {
 	ToldResultID []byte
 	// Text is the statement.
 	Text string
-	// Replaced is what the sides have prepared instead, nil for Text itself.
+	// Replaced is what becomes of its functions; nil if they stay.
 	Replaced *rewrite.Replacement
 	// Keyspace is the one in which it was prepared; "" if the text names its own,
 	// so that it can be prepared again in any.

@@ -3,7 +3,8 @@
 //
 // In a QUERY and in the text of a BATCH child the call becomes a literal. In a
 // PREPARE it becomes a bind marker, which the answer hides from the client, and
-// which EXECUTE and BATCH fill.
+// which EXECUTE and BATCH fill. Within a list, set or map no marker can be: a
+// statement with a call there is prepared as it is, and executed as text.
 //
 // It also puts the ids of a side into prepared requests whose length they change.
 //

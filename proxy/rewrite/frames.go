@@ -48,9 +48,33 @@ func (e *AmbiguousError) Error() string {
 	return fmt.Sprintf("values by name cannot be told from that of %s(), which has the name of another bind marker; send them by position, or name the markers", e.Marker.Function)
 }
 
-// Execute returns an EXECUTE with values for the hidden markers, and its
-// parameters. p is of the body of f.
-func Execute(f frame.Frame, at int, p frame.Params, markers []Marker, src *Source) (frame.Frame, frame.Params, error) {
+// Execute returns an EXECUTE with the calls of its statement replaced, or the
+// QUERY that stands for it, and its parameters. e is of the body of f, and text is
+// the statement.
+func (r Rule) Execute(f frame.Frame, at int, e frame.Execute, text string, rep *Replacement, src *Source) (frame.Frame, frame.Params, error) {
+	if !rep.Literal() {
+		return execute(f, at, e.Params, rep.Markers, src)
+	}
+	params := at + e.IDOffset + len(e.ID)
+	if e.ResultMetadataIDOffset > 0 {
+		params = at + e.ResultMetadataIDOffset + len(e.ResultMetadataID)
+	}
+	inline := r.Inline([]byte(text), src)
+	out := make(frame.Frame, 0, len(f)+len(inline))
+	out = append(out, f[:at]...)
+	out[4] = byte(frame.OpQuery) // of the header
+	out = append(frame.AppendInt(out, int32(len(inline))), inline...)
+	shift := len(out) - params
+	out = append(out, f[params:]...)
+	// What the client knows of the columns, the node may not.
+	out[at+e.Params.FlagsOffset+shift] &^= byte(frame.QuerySkipMetadata)
+	frame.PutLength(out)
+	q, err := frame.ParseQuery(out[at:], out.Version())
+	return out, q.Params, err
+}
+
+// execute fills in the values of the hidden markers.
+func execute(f frame.Frame, at int, p frame.Params, markers []Marker, src *Source) (frame.Frame, frame.Params, error) {
 	named := p.Flags&frame.QueryValueNames != 0
 	if named {
 		for i := range markers {
@@ -113,9 +137,10 @@ func appendValue(dst []byte, m Marker, named bool, src *Source) []byte {
 	return dst
 }
 
-// Batch returns a BATCH with the calls in its children replaced. markers tells
-// those of its prepared children, which it numbers from 0.
-func (r Rule) Batch(f frame.Frame, at int, b *frame.Batch, markers func(i int) []Marker, src *Source) (frame.Frame, error) {
+// Batch returns a BATCH with the calls in its children replaced. statement tells
+// text and replacement of its prepared children, which it numbers from 0. Where
+// literals stand for the calls, the child is no longer prepared.
+func (r Rule) Batch(f frame.Frame, at int, b *frame.Batch, statement func(i int) (string, *Replacement), src *Source) (frame.Frame, error) {
 	out, from, child := make(frame.Frame, 0, len(f)+64*b.Count), 0, 0
 	for it := b.Children(); it.Next(); {
 		count := at + it.ValuesOffset - 2
@@ -127,11 +152,20 @@ func (r Rule) Batch(f frame.Frame, at int, b *frame.Batch, markers func(i int) [
 			}
 			continue
 		}
-		hidden := markers(child)
+		text, rep := statement(child)
 		child++
-		if len(hidden) == 0 {
+		if rep == nil {
 			continue
 		}
+		if rep.Literal() {
+			inline := r.Inline([]byte(text), src)
+			out = append(out, f[from:at+it.IDOffset-3]...) // less kind and length of the id
+			out = append(out, 0)                           // a string
+			out = append(frame.AppendInt(out, int32(len(inline))), inline...)
+			from = count
+			continue
+		}
+		hidden := rep.Markers
 		if it.ValuesCount+len(hidden) > maxValues {
 			return nil, &frame.MalformedError{What: "number of values", Offset: it.ValuesOffset - 2}
 		}
@@ -197,7 +231,9 @@ func Answer(f frame.Frame, id []byte, rep *Replacement) (frame.Frame, error) {
 	if p.ResultMetadataIDOffset > 0 {
 		out = append(out, f[variables:r.BodyOffset+p.ResultMetadataIDOffset+len(p.ResultMetadataID)]...)
 	}
-	if out, err = rep.appendVariables(out, p.Variables, f.Version()); err != nil {
+	if rep.Literal() {
+		out = append(out, p.Variables...)
+	} else if out, err = rep.appendVariables(out, p.Variables, f.Version()); err != nil {
 		return nil, err
 	}
 	out = append(append(out, p.Result...), p.Rest...)

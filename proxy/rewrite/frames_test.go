@@ -11,6 +11,7 @@ import (
 	"github.com/datastax/go-cassandra-native-protocol/message"
 	"github.com/datastax/go-cassandra-native-protocol/primitive"
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/zdmproject/terraform-provider-zdm/cql/frame"
 	"github.com/zdmproject/terraform-provider-zdm/cql/scan"
@@ -138,7 +139,7 @@ func TestExecuteIsFilled(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			out, p, err := Execute(f, offset, e.Params, test.markers, fixedSource())
+			out, p, err := execute(f, offset, e.Params, test.markers, fixedSource())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -171,7 +172,7 @@ func TestExecuteWithNamesGetsTheMarkersNames(t *testing.T) {
 		t.Fatal(err)
 	}
 	markers := []Marker{{Index: 0, Function: scan.Now, Name: "zdm__now"}, {Index: 2, Function: scan.NewUUID, Name: "zdm__uuid"}}
-	out, _, err := Execute(f, at, e.Params, markers, fixedSource())
+	out, _, err := execute(f, at, e.Params, markers, fixedSource())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -181,8 +182,73 @@ func TestExecuteWithNamesGetsTheMarkersNames(t *testing.T) {
 	}
 	markers[1].Name = ""
 	var ambiguous *AmbiguousError
-	if _, _, err := Execute(f, at, e.Params, markers, fixedSource()); !errors.As(err, &ambiguous) {
+	if _, _, err := execute(f, at, e.Params, markers, fixedSource()); !errors.As(err, &ambiguous) {
 		t.Errorf("a marker without a name: got %v, want an AmbiguousError", err)
+	}
+}
+
+// replaced is a replacement by markers, nil for none.
+func replaced(markers []Marker) *Replacement {
+	if markers == nil {
+		return nil
+	}
+	return &Replacement{Markers: markers}
+}
+
+// An EXECUTE of a statement that takes no marker for its call is a QUERY with the
+// same parameters, and in a BATCH a child with the text.
+func TestALiteralStandsWhereNoMarkerCan(t *testing.T) {
+	t.Parallel()
+	const text, inlined = "INSERT INTO t (a, l) VALUES (?, [now()])", "INSERT INTO t (a, l) VALUES (?, [T])"
+	rep := Everywhere.Prepare([]byte(text))
+	for _, v := range versions {
+		for name, options := range map[string]*message.QueryOptions{
+			"positional": {PositionalValues: []*primitive.Value{value("x")}},
+			"named":      {NamedValues: map[string]*primitive.Value{"a": value("x")}},
+			"none":       {},
+		} {
+			options.Consistency, options.PageSize = primitive.ConsistencyLevelQuorum, 7
+			want := *options
+			options.SkipMetadata = true
+			f := encode(t, v, &message.Execute{QueryId: []byte("some id"), ResultMetadataId: []byte("some other"), Options: options})
+			body, at := split(t, f)
+			e, err := frame.ParseExecute(body, frame.Version(v))
+			if err != nil {
+				t.Fatal(err)
+			}
+			out, p, err := Everywhere.Execute(f, at, e, text, rep, fixedSource())
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := decode(t, out).(*message.Query)
+			if q := uuidText.ReplaceAllString(got.Query, "T"); q != inlined {
+				t.Errorf("v%d, %s: got %s", v, name, q)
+			}
+			if diff := cmp.Diff(&want, got.Options, cmpopts.EquateEmpty()); diff != "" {
+				t.Errorf("v%d, %s: options (-want +got):\n%s", v, name, diff)
+			}
+			if p.Consistency != e.Params.Consistency || p.ValuesCount != e.Params.ValuesCount {
+				t.Errorf("v%d, %s: read %+v of the QUERY, and %+v of the EXECUTE", v, name, p, e.Params)
+			}
+		}
+		f := encode(t, v, &message.Batch{Children: []*message.BatchChild{
+			{Id: []byte("id one"), Values: []*primitive.Value{value("y")}}, {Id: []byte("id two"), Values: []*primitive.Value{value("z")}}}})
+		body, at := split(t, f)
+		bt, err := frame.ParseBatch(body, frame.Version(v))
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := Everywhere.Batch(f, at, &bt, func(i int) (string, *Replacement) { return text, []*Replacement{rep, nil}[i] }, fixedSource())
+		if err != nil {
+			t.Fatal(err)
+		}
+		var shape []string
+		for _, c := range decode(t, out).(*message.Batch).Children {
+			shape = append(shape, uuidText.ReplaceAllString(c.Query, "T")+string(c.Id)+" | "+told(c.Values))
+		}
+		if diff := cmp.Diff([]string{inlined + " | y ", "id two | z "}, shape); diff != "" {
+			t.Errorf("v%d: batch (-want +got):\n%s", v, diff)
+		}
 	}
 }
 
@@ -203,7 +269,7 @@ func TestBatchChildrenAreReplacedAndFilled(t *testing.T) {
 			t.Fatal(err)
 		}
 		markers := [][]Marker{{{Index: 0, Function: scan.Now}, {Index: 2, Function: scan.Now}}, nil, {{Index: 0, Function: scan.Now}}}
-		out, err := TopLevel.Batch(f, at, &bt, func(i int) []Marker { return markers[i] }, fixedSource())
+		out, err := TopLevel.Batch(f, at, &bt, func(i int) (string, *Replacement) { return "", replaced(markers[i]) }, fixedSource())
 		if err != nil {
 			t.Fatal(err)
 		}

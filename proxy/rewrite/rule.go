@@ -21,8 +21,8 @@ var (
 	TopLevel = Rule{functions: scan.Now}
 	// Everywhere also replaces uuid(), currentTimestamp() and the like, and all of
 	// them as arguments, operands, and within collections, tuples and user types.
-	// Cassandra takes no bind markers within lists, sets and maps: there a PREPARE
-	// keeps the call.
+	// Cassandra takes no bind markers within lists, sets and maps: a statement with
+	// a call there is prepared as it is, and its EXECUTE becomes a QUERY.
 	Everywhere = Rule{functions: scan.Now | scan.NewUUID | scan.CurrentTimestamp | scan.CurrentDate | scan.CurrentTime | scan.CurrentTimeUUID, nested: true}
 )
 
@@ -55,7 +55,7 @@ func (r Rule) Wants(st *scan.Statement) bool {
 // Inline returns the text with a value of its own for each call, or nil if there
 // is none to replace.
 func (r Rule) Inline(text []byte, src *Source) []byte {
-	calls, _ := r.find(text, false)
+	calls, _ := r.find(text)
 	if calls == nil {
 		return nil
 	}
@@ -69,13 +69,18 @@ func (r Rule) Inline(text []byte, src *Source) []byte {
 	return append(out, text[from:]...)
 }
 
-// Replacement is a statement with bind markers for its calls.
+// Replacement is what becomes of the calls of a prepared statement: bind markers,
+// or literals at each EXECUTE.
 type Replacement struct {
 	// Text is what the nodes prepare.
 	Text string
-	// Markers are the added ones, by rising Index.
+	// Markers are the added ones, by rising Index; none means literals.
 	Markers []Marker
 }
+
+// Literal reports whether the nodes get the statement as text each time, since
+// they take no marker where it has a call.
+func (rep *Replacement) Literal() bool { return rep != nil && len(rep.Markers) == 0 }
 
 // Marker is a bind marker that the client does not know of.
 type Marker struct {
@@ -87,11 +92,15 @@ type Marker struct {
 	Name string
 }
 
-// Prepare returns what is to be prepared instead of text, or nil for text itself.
+// Prepare returns what is to be prepared instead of text, or nil if there is no
+// call to replace.
 func (r Rule) Prepare(text []byte) *Replacement {
-	calls, named := r.find(text, true)
-	if calls == nil {
+	calls, named := r.find(text)
+	switch {
+	case calls == nil:
 		return nil
+	case slices.ContainsFunc(calls, func(c call) bool { return c.collected }):
+		return &Replacement{Text: string(text)}
 	}
 	rep := &Replacement{Markers: make([]Marker, len(calls))}
 	out, from := make([]byte, 0, len(text)+16*len(calls)), 0
@@ -137,11 +146,12 @@ type call struct {
 	function   scan.Functions
 	index      int  // of the bind marker that would stand there
 	cast       bool // the type does not follow from the place
+	collected  bool // within a list, set or map, where no bind marker can be
 }
 
 // find returns the calls to replace in the order of the text, and whether its
-// bind markers have names. With markers they are those that a marker can replace.
-func (r Rule) find(text []byte, markers bool) (calls []call, named bool) {
+// bind markers have names.
+func (r Rule) find(text []byte) (calls []call, named bool) {
 	var tokens []scan.Token
 	for lex := scan.NewLexer(text); ; {
 		t := lex.Next()
@@ -180,12 +190,13 @@ func (r Rule) find(text []byte, markers bool) (calls []call, named bool) {
 			}
 			before, after := &tokens[first-1], &tokens[i+3]
 			operand := isArithmetic(before) || isArithmetic(after)
-			if whole := !operand && open.wholeTerm(before); !whole && (!r.nested || markers && slices.Contains(open, collection)) {
+			if whole := !operand && open.wholeTerm(before); !whole && !r.nested {
 				continue
 			}
 			calls = append(calls, call{
 				start: tokens[first].Start, end: tokens[i+2].End(), function: f, index: binds,
-				cast: (operand || open.innermost() == arguments) && !before.IsOp(')'), // a cast is there
+				cast:      (operand || open.innermost() == arguments) && !before.IsOp(')'), // a cast is there
+				collected: slices.Contains(open, collection),
 			})
 			binds++
 			i += 2

@@ -73,16 +73,16 @@ var statements = []struct{ text, inline, prepare, nestedInline, nestedPrepare st
 		nestedPrepare: "INSERT INTO t (a, b) VALUES (toTimestamp((timeuuid)?), f(1, ks.g((timeuuid)?))) 0 1"},
 	{text: "INSERT INTO t (a, b) VALUES ([now(), ?], {now(): ?})",
 		nestedInline:  "INSERT INTO t (a, b) VALUES ([T, ?], {T: ?})",
-		nestedPrepare: ""},
+		nestedPrepare: "INSERT INTO t (a, b) VALUES ([now(), ?], {now(): ?}) literal"},
 	{text: "INSERT INTO t (a, b, c) VALUES ({now()}, {true: now()}, now())",
 		inline: "INSERT INTO t (a, b, c) VALUES ({now()}, {true: now()}, T)", prepare: "INSERT INTO t (a, b, c) VALUES ({now()}, {true: now()}, ?) 0",
-		nestedInline: "INSERT INTO t (a, b, c) VALUES ({T}, {true: T}, T)", nestedPrepare: "INSERT INTO t (a, b, c) VALUES ({now()}, {true: now()}, ?) 0"},
+		nestedInline: "INSERT INTO t (a, b, c) VALUES ({T}, {true: T}, T)", nestedPrepare: "INSERT INTO t (a, b, c) VALUES ({now()}, {true: now()}, now()) literal"},
 	{text: "INSERT INTO t (a, b) VALUES ((1, now()), {f: now(), g: :g})",
 		nestedInline:  "INSERT INTO t (a, b) VALUES ((1, T), {f: T, g: :g})",
 		nestedPrepare: "INSERT INTO t (a, b) VALUES ((1, :zdm__now), {f: :zdm__now_2, g: :g}) 0=zdm__now 1=zdm__now_2"},
 	{text: "UPDATE t SET l = l + [now()], m[now()] = ? WHERE (a, b) > (now(), ?) AND token(k) = token(now())",
 		nestedInline:  "UPDATE t SET l = l + [T], m[T] = ? WHERE (a, b) > (T, ?) AND token(k) = token((timeuuid)T)",
-		nestedPrepare: "UPDATE t SET l = l + [now()], m[?] = ? WHERE (a, b) > (?, ?) AND token(k) = token((timeuuid)?) 0 2 4"},
+		nestedPrepare: "UPDATE t SET l = l + [now()], m[now()] = ? WHERE (a, b) > (now(), ?) AND token(k) = token(now()) literal"},
 	{text: "INSERT INTO t (a) VALUES ((timeuuid)now())",
 		nestedInline: "INSERT INTO t (a) VALUES ((timeuuid)T)", nestedPrepare: "INSERT INTO t (a) VALUES ((timeuuid)?) 0"},
 	{text: "INSERT INTO t (a, b, c) VALUES (uuid(), currentTimeUUID(), current_timeuuid())",
@@ -123,13 +123,16 @@ func TestCallsBecomeLiteralsOrBindMarkers(t *testing.T) {
 	}
 }
 
-// shown is the text and then index and name of each marker.
+// shown is the text and then index and name of each marker, or that there is none.
 func shown(rep *Replacement) string {
 	if rep == nil {
 		return ""
 	}
 	var b strings.Builder
 	b.WriteString(rep.Text)
+	if rep.Literal() {
+		b.WriteString(" literal")
+	}
 	for _, m := range rep.Markers {
 		b.WriteString(" " + string(rune('0'+m.Index)))
 		if m.Name != "" {
@@ -150,7 +153,7 @@ func TestMarkersAreWhereTheScannerCountsThem(t *testing.T) {
 		if got, want := after.BindMarkers, before.BindMarkers+len(rep.Markers); got != want {
 			t.Errorf("%s: %d bind markers, want %d", rep.Text, got, want)
 		}
-		if Everywhere.Prepare([]byte(rep.Text)) != nil {
+		if !rep.Literal() && Everywhere.Prepare([]byte(rep.Text)) != nil {
 			t.Errorf("%s: calls are left", rep.Text)
 		}
 	}

@@ -2,6 +2,7 @@ package session
 
 import (
 	"bytes"
+	"slices"
 	"time"
 
 	"github.com/zdmproject/terraform-provider-zdm/cql/frame"
@@ -145,7 +146,7 @@ func (s *Session) execute(f frame.Frame) {
 		return
 	}
 	if st.Replaced != nil {
-		if f, e.Params, err = rewrite.Execute(f, at, e.Params, st.Hidden(), s.env.Values); err != nil {
+		if f, e.Params, err = s.env.Replace.Execute(f, at, e, st.Text, st.Replaced, s.env.Values); err != nil {
 			s.client.RespondError(&s.batch, f.Stream(), rewrite.Refusal(err))
 			return
 		}
@@ -155,13 +156,17 @@ func (s *Session) execute(f frame.Frame) {
 		sc = s.scopeFor(st.Keyspace)
 	}
 	ex := newExchange(s, f, sc)
-	ex.stmt = st
 	ex.st = merge.Statement{
 		Mutates: !st.Class.IsRead(), Idempotent: st.Idempotent,
 		CAS: st.CAS, Counter: st.Counter, Unlogged: st.Unlogged,
 	}
 	ex.statement = metrics.StatementOf(st.Kind, st.CAS, st.Counter)
 	ex.unstamped = st.Unstamped && !e.Params.HasTimestamp
+	if st.Replaced.Literal() {
+		ex.dispatch(f, st.Class, e.Params, at) // a QUERY now, which has no ids
+		return
+	}
+	ex.stmt = st
 	ex.idAt = at + e.IDOffset
 	if e.ResultMetadataIDOffset > 0 {
 		// The nodes decide by it what may be left out.
@@ -223,11 +228,14 @@ func (s *Session) execBatch(f frame.Frame) {
 		f = ex.stamp(f, at, &bt.Params)
 	}
 	if replace {
-		if f, err = s.env.Replace.Batch(f, at, &bt, func(i int) []rewrite.Marker { return ex.children[i].Hidden() }, s.env.Values); err != nil {
+		if f, err = s.env.Replace.Batch(f, at, &bt, func(i int) (string, *rewrite.Replacement) {
+			return ex.children[i].Text, ex.children[i].Replaced
+		}, s.env.Values); err != nil {
 			ex.free()
 			s.malformed(f, err)
 			return
 		}
+		ex.children = slices.DeleteFunc(ex.children, func(st *prepared.Statement) bool { return st.Replaced.Literal() })
 		ex.req = ex.req[:0] // it is another one now
 	}
 	ex.kind, ex.counted = metrics.Writes, true
