@@ -70,3 +70,16 @@ func TestStatementsPastTheSizeOfTheCacheArePreparedAgain(t *testing.T) {
 	}
 	mustVoid(t, execute(t, c, ids[i]))
 }
+
+func TestAKeyspaceBeyondTheBoundOfPoolsIsRefusedAndCounted(t *testing.T) {
+	t.Parallel()
+	w := start(t, phase.DualWrite, cqltest.Options{}, cqltest.Options{}, map[string]string{"upstream_max_pools": "1"})
+	c := cqltest.Dial(t, w.addr, cqltest.Login{})
+	if _, ok := c.Query(t, "USE ks").(*message.Overloaded); !ok {
+		t.Error("a keyspace that needs one pool too many is not refused as OVERLOADED")
+	}
+	if got := value(t, w, "zdm_proxy_rejected_total", "pools"); got != 1 {
+		t.Errorf("%v requests are counted as refused for pools, want 1", got)
+	}
+	mustVoid(t, c.Query(t, insert)) // goes on with what it has
+}

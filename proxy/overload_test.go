@@ -65,6 +65,15 @@ func TestClientsThatPushAtAStalledSideAreHeldBack(t *testing.T) {
 	if rows, ok := reader.Query(t, "SELECT v FROM ks.t WHERE k = 1").(*message.RowsResult); !ok {
 		t.Errorf("a read while writers are held back: %v, want rows", rows)
 	}
+	if got := value(t, w, "zdm_proxy_rejected_total", "memory"); got < 1 {
+		t.Errorf("%v times a client is counted as held back for memory, want at least one", got)
+	}
+	if got := value(t, w, "zdm_proxy_memory_limit_bytes"); got != bound {
+		t.Errorf("the limit of memory is told as %v bytes, want %d", got, bound)
+	}
+	if got := value(t, w, "zdm_proxy_memory_bytes"); got <= bound {
+		t.Errorf("the memory in use is told as %v bytes, want more than %d", got, bound)
+	}
 	w.target.Thaw()
 	pushing.Wait()
 	for i := range answers {
@@ -119,6 +128,9 @@ func TestAClientThatBeginsAFrameAndDoesNotGoOnIsClosed(t *testing.T) {
 		t.Fatal("the client is still connected")
 	}
 	mustVoid(t, idle.Query(t, insert)) // it has begun nothing
+	if got := value(t, w, "zdm_proxy_rejected_total", "frame_time"); got != 1 {
+		t.Errorf("%v clients are counted as closed for an unfinished frame, want 1", got)
+	}
 }
 
 func TestAClientThatDoesNotLogInIsClosed(t *testing.T) {
@@ -135,6 +147,7 @@ func TestAClientThatDoesNotLogInIsClosed(t *testing.T) {
 		}
 	}
 	mustVoid(t, c.Query(t, insert)) // who has logged in has no such time
+	eventually(t, "the three are counted", func() bool { return value(t, w, "zdm_proxy_rejected_total", "login_time") == 3 })
 }
 
 // dialRaw is a connection whose reads end in a test's time.

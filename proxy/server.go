@@ -107,6 +107,7 @@ func New(cfg *config.Config, log *slog.Logger) (*Server, error) {
 				return n
 			},
 			ConnectFailed: func(side phase.Side, node string) { s.env.Metrics.Node(side, node).ConnectionFailed() },
+			PoolRefused:   func() { s.env.Metrics.Rejected(metrics.UpstreamPools) },
 		})
 		if err != nil {
 			return nil, err

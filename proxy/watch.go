@@ -20,9 +20,16 @@ func (s *Server) watch() {
 		}
 		return float64(n)
 	})
+	m.Gauge("proxy_memory_bytes", "Bytes of requests and answers on their way, of all clients.", "", func() float64 { return float64(s.env.Budget.Used()) })
+	m.Gauge("proxy_memory_limit_bytes", "Bytes that they may be: proxy_max_memory_bytes, or its default here.", "",
+		func() float64 { return float64(s.env.Budget.Limit()) })
 	for _, side := range phase.Sides {
 		m.Gauge("upstream_pools", "Pools of connections: one for each credentials, keyspace and protocol version in use.", side.String(),
 			func() float64 { return float64(s.env.Clusters[side].Len()) })
+		m.Counter("upstream_connections_grown_total", "Connections that were added to pools because of their load.", side.String(),
+			func() float64 { return float64(s.env.Clusters[side].Grown()) })
+		m.Counter("upstream_connections_shrunk_total", "Connections that were taken from pools since fewer carry their load.", side.String(),
+			func() float64 { return float64(s.env.Clusters[side].Shrunk()) })
 		m.Gauge("upstream_waiting_bytes", "Bytes of requests that wait for nodes to read them.", side.String(), func() float64 {
 			n := 0
 			for _, node := range s.env.Clusters[side].Stats() {

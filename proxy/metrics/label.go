@@ -107,10 +107,16 @@ const (
 	ClientRequests              // proxy_max_stream_ids
 	NodeRequests                // stream ids and output of a node connection
 	ClientOutput                // bytes that wait for a client, which is closed
+	ClientBytes                 // proxy_max_client_bytes: the client is not read
+	Memory                      // proxy_max_memory_bytes: the client is not read
+	UpstreamPools               // upstream_max_pools
+	LoginTime                   // proxy_login_timeout_ms: the client is closed
+	FrameTime                   // proxy_frame_timeout_ms: the client is closed
 	limits
 )
 
-var limitNames = [limits]string{"clients", "client_requests", "node_requests", "client_output"}
+var limitNames = [limits]string{"clients", "client_requests", "node_requests", "client_output",
+	"client_bytes", "memory", "pools", "login_time", "frame_time"}
 
 // Failure is an error of a node, as the label "error" tells it in ZDM's words.
 type Failure uint8

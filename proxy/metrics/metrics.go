@@ -122,7 +122,7 @@ func (m *Metrics) registerOwn() {
 		m.unstamped[i] = unstamped.WithLabelValues(name)
 		m.stamped[i] = stamped.WithLabelValues(name)
 	}
-	rejected := m.counters("proxy_rejected_total", "Clients and requests that were refused because of a limit.", "limit")
+	rejected := m.counters("proxy_rejected_total", "Clients and requests that were refused or made to wait because of a limit.", "limit")
 	for i, name := range limitNames {
 		m.rejected[i] = rejected.WithLabelValues(name)
 	}
@@ -151,11 +151,19 @@ func (m *Metrics) gauge(name, help string, labels prometheus.Labels, f func() fl
 // Gauge registers a gauge that is read at each scrape. cluster is its label; ""
 // for none.
 func (m *Metrics) Gauge(name, help, cluster string, f func() float64) {
-	var labels prometheus.Labels
-	if cluster != "" {
-		labels = prometheus.Labels{"cluster": cluster}
+	m.gauge(name, help, ofCluster(cluster), f)
+}
+
+// Counter registers a counter that is read at each scrape, as Gauge does.
+func (m *Metrics) Counter(name, help, cluster string, f func() float64) {
+	m.Registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: m.prefix + name, Help: help, ConstLabels: ofCluster(cluster)}, f))
+}
+
+func ofCluster(cluster string) prometheus.Labels {
+	if cluster == "" {
+		return nil
 	}
-	m.gauge(name, help, labels, f)
+	return prometheus.Labels{"cluster": cluster}
 }
 
 func seconds(buckets []time.Duration) []float64 {
@@ -236,8 +244,18 @@ func (m *Metrics) Mended(side phase.Side) { m.mended[side].Inc() }
 // SentAgain counts a request that went to another connection.
 func (m *Metrics) SentAgain(side phase.Side) { m.again[side].Inc() }
 
-// Rejected counts what was refused because of a limit.
+// Rejected counts what was refused, or made to wait, because of a limit.
 func (m *Metrics) Rejected(l Limit) { m.rejected[l].Inc() }
+
+// HeldBack counts a client that is not read for a while: because of its own bytes,
+// or because those of all are too many.
+func (m *Metrics) HeldBack(all bool) {
+	if all {
+		m.Rejected(Memory)
+	} else {
+		m.Rejected(ClientBytes)
+	}
+}
 
 // Moved counts a client that another process goes on with.
 func (m *Metrics) Moved() { m.moved.Inc() }

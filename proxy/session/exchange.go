@@ -245,8 +245,6 @@ func (ex *exchange) refuse(b *upstream.Batch, side phase.Side, err error) {
 func (ex *exchange) park(f frame.Frame) {
 	s, kept := ex.s, ex.keep(f)
 	s.later(func(ctx context.Context) {
-		ctx, cancel := context.WithTimeout(ctx, s.env.Config.Listen.RequestTimeout)
-		defer cancel()
 		var b upstream.Batch
 		var conns [2]*upstream.Conn
 		for _, side := range phase.Sides {
@@ -316,8 +314,6 @@ func (l *leg) sendAgain(b *upstream.Batch, f frame.Frame, err error) {
 	ex.s.env.Metrics.SentAgain(l.side)
 	kept := ex.keep(f)
 	ex.s.later(func(ctx context.Context) {
-		ctx, cancel := context.WithTimeout(ctx, ex.s.env.Config.Listen.RequestTimeout)
-		defer cancel()
 		c, err := ex.scope.connect(ctx, l.side)
 		b := upstream.Batch{Now: upstream.Nanotime()}
 		if err != nil {
@@ -339,8 +335,6 @@ func (l *leg) prepare(b *upstream.Batch, c *upstream.Conn, st *prepared.Statemen
 		ex := l.ex
 		l.home = c
 		ex.s.later(func(ctx context.Context) {
-			ctx, cancel := context.WithTimeout(ctx, ex.s.env.Config.Listen.RequestTimeout)
-			defer cancel()
 			b := upstream.Batch{Now: upstream.Nanotime()}
 			sc := ex.s.newScope(st.Keyspace)
 			defer sc.release()

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -126,6 +128,7 @@ func (s *Session) AwaitRoom(wait func() bool) {
 		return
 	}
 	b := s.env.Budget
+	s.env.Metrics.HeldBack(b.Used() > b.Limit())
 	const text = "clients are not read for now: requests and answers on their way take as much memory as they may (proxy_max_client_bytes for one, proxy_max_memory_bytes for all)"
 	if skipped, log := s.env.Faults.Add(text); log {
 		s.env.Log.Warn(text, "client", s.client.RemoteAddr(), "client_bytes", s.client.Held(), "all_bytes", b.Used(), "all_may", b.Limit(), "others_since", skipped)
@@ -139,6 +142,7 @@ func (s *Session) Watch(now int64) {
 	if s.client.Overdue(now) {
 		s.env.Log.Warn("client closed: a request that it has begun is not complete", "client", s.client.RemoteAddr(),
 			"within", s.env.Config.Listen.FrameTimeout.String(), "setting", "proxy_frame_timeout_ms")
+		s.env.Metrics.Rejected(metrics.FrameTime)
 		s.client.Close()
 	}
 }
@@ -158,6 +162,9 @@ func (s *Session) Serve(ctx context.Context) {
 		s.introduce(s.driver)
 	}
 	err := s.read()
+	if s.state != ready && errors.Is(err, os.ErrDeadlineExceeded) && !s.draining.Load() {
+		s.env.Metrics.Rejected(metrics.LoginTime)
+	}
 	if errors.Is(err, errRefused) || errors.Is(err, errDrained) {
 		s.client.Linger()
 	}
@@ -281,8 +288,8 @@ func (s *Session) readFailed(err error) error {
 	return errRefused
 }
 
-// later runs work beside the session, or at once when the session is ending: its
-// context has ended by then, so that work does not wait.
+// later runs work beside the session, in the time of a request, or at once when the
+// session is ending: its context has ended by then, so that work does not wait.
 func (s *Session) later(work func(context.Context)) {
 	s.mu.Lock()
 	if s.waits == nil {
@@ -291,13 +298,14 @@ func (s *Session) later(work func(context.Context)) {
 			s.cancel()
 		}
 	}
-	ctx := s.waits
+	ctx, cancel := context.WithTimeout(s.waits, s.env.Config.Listen.RequestTimeout)
 	if s.ended {
 		s.mu.Unlock()
 		work(ctx)
+		cancel()
 		return
 	}
-	s.parked.Go(func() { work(ctx) })
+	s.parked.Go(func() { work(ctx); cancel() })
 	s.mu.Unlock()
 }
 
@@ -354,12 +362,9 @@ func (s *Session) pick(sc *scope, side phase.Side) (*upstream.Conn, error) {
 // touch marks c for the end of the burst.
 func (s *Session) touch(c *upstream.Conn) {
 	s.unsent++
-	for _, t := range s.touched {
-		if t == c {
-			return
-		}
+	if !slices.Contains(s.touched, c) {
+		s.touched = append(s.touched, c)
 	}
-	s.touched = append(s.touched, c)
 }
 
 // Drain asks the session to end between two requests: it stops reading, answers

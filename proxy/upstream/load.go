@@ -62,10 +62,12 @@ func (p *Pool) fit(now time.Time) {
 		case grow:
 			if n < o.MaxConnectionsPerNode {
 				m.load.grown = now
+				p.pools.grown.Add(1)
 				p.open(m, nil)
 			}
 		case shrink:
 			if n > o.ConnectionsPerNode {
+				p.pools.shrunk.Add(1)
 				p.retire(m.lines[n-1])
 				m.lines = m.lines[:n-1]
 			}

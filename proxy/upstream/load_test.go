@@ -84,6 +84,9 @@ func TestAPoolGrowsUnderLoadAndShrinksAfterIt(t *testing.T) {
 			t.Errorf("a request that was in flight: %v, want its answer", err)
 		}
 	}
+	if grown, shrunk := c.Grown(), c.Shrunk(); grown != 2 || shrunk != 2 {
+		t.Errorf("%d connections are counted as added and %d as taken away, want 2 of each", grown, shrunk)
+	}
 	if got := p.Conn(); got != first {
 		t.Error("the connection that stayed is not the first one")
 	}

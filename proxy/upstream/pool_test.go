@@ -43,6 +43,7 @@ func serveCluster(t *testing.T, nodes *cqltest.Cluster, login cqltest.Options, t
 		ConnectionsPerNode: 1, RequestTimeout: timeout, Log: log,
 		Meter:         func(phase.Side, string) any { return nil },
 		ConnectFailed: func(phase.Side, string) {},
+		PoolRefused:   func() {},
 	})
 	if err != nil {
 		t.Fatal(err)

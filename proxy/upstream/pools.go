@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net"
+	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -21,8 +23,9 @@ const (
 	// loginReuse is how long a checked login may be taken as still good:
 	// Cassandra's own default for its credentials cache.
 	loginReuse = 2 * time.Second
-	// handshakes is how many may run at once for a side. A check of a password
-	// costs a node much CPU (bcrypt), and small ones time out under many.
+	// handshakes is how many may run at once with a node. A check of a password
+	// costs it much CPU (bcrypt), and small ones time out under many. A node that
+	// does not answer keeps only its own waiting.
 	handshakes = 4
 	// idlePool is how long a pool that no client uses stays open.
 	idlePool = time.Minute
@@ -47,7 +50,9 @@ type Options struct {
 	// what Conn.Meter returns. ConnectFailed hears of each failed attempt.
 	Meter         func(side phase.Side, node string) any
 	ConnectFailed func(side phase.Side, node string)
-	Log           *slog.Logger
+	// PoolRefused hears of each request that needs one pool more than there may be.
+	PoolRefused func()
+	Log         *slog.Logger
 }
 
 // Pools are those of one side, with the control connection that tells them the
@@ -56,8 +61,9 @@ type Pools struct {
 	side    phase.Side
 	opts    Options
 	control *cluster.Control
-	dials   chan struct{} // one token for each handshake that runs
 	output  atomic.Int64  // see Output
+	grown   atomic.Uint64 // see Grown
+	shrunk  atomic.Uint64 // see Shrunk
 	scale   scale
 	idle    time.Duration // how long an unused pool stays
 
@@ -70,7 +76,8 @@ type Pools struct {
 	pools  map[Key]*Pool
 	logins map[Key]*login
 	speaks map[spoken]bool
-	kick   chan struct{} // closed and replaced when a node may be back
+	kick   chan struct{}                    // closed and replaced when a node may be back
+	dials  map[netip.AddrPort]chan struct{} // of each node, one token for each handshake that runs
 }
 
 // login is a check that runs; others with the same key wait for its outcome.
@@ -82,9 +89,9 @@ type login struct {
 // New checks the options and starts nothing.
 func New(o Options) (*Pools, error) {
 	c := &Pools{
-		side: o.Control.Side, opts: o, dials: make(chan struct{}, handshakes), scale: defaultScale(), idle: idlePool,
+		side: o.Control.Side, opts: o, scale: defaultScale(), idle: idlePool,
 		started: make(chan struct{}), pools: make(map[Key]*Pool), logins: make(map[Key]*login), speaks: make(map[spoken]bool),
-		kick: make(chan struct{}),
+		kick: make(chan struct{}), dials: make(map[netip.AddrPort]chan struct{}),
 	}
 	inner := o.Control.OnTopology
 	o.Control.OnTopology = func(t *cluster.Topology) {
@@ -113,7 +120,9 @@ func (c *Pools) Serve(ctx context.Context) error {
 	close(c.started)
 	c.wg.Go(func() { c.sweep(ctx) })
 	err := c.control.Serve(ctx)
-	cancel()
+	c.mu.Lock()
+	cancel() // no login begins from here on
+	c.mu.Unlock()
 	c.wg.Wait()
 	return err
 }
@@ -139,33 +148,38 @@ func (c *Pools) Acquire(ctx context.Context, key Key, fresh bool) (*Pool, error)
 		if running == nil {
 			if p == nil && !c.makeRoom() {
 				c.mu.Unlock()
+				c.opts.PoolRefused()
 				return nil, &LostError{Side: c.side, Cause: fmt.Errorf(
 					"%w: each user, password, keyspace and protocol version needs one, and %d may be open (upstream_max_pools)", ErrTooManyPools, c.opts.MaxPools)}
 			}
+			if c.ctx.Err() != nil {
+				c.mu.Unlock()
+				return nil, &LostError{Side: c.side, Cause: fmt.Errorf("%w: %w", ErrNoConnection, context.Cause(c.ctx))}
+			}
 			running = &login{done: make(chan struct{})}
 			c.logins[key] = running
-			c.mu.Unlock()
-			running.err = c.login(ctx, key)
-			c.mu.Lock()
-			delete(c.logins, key)
-			c.mu.Unlock()
-			close(running.done)
-			if running.err != nil {
-				return nil, running.err
-			}
-			continue
+			c.wg.Go(func() { c.runLogin(key, running) })
 		}
 		c.mu.Unlock()
 		select {
 		case <-running.done:
-			// A refusal is everybody's; a caller that gave up is only its own.
-			if running.err != nil && !errors.Is(running.err, context.Canceled) {
+			if running.err != nil {
 				return nil, running.err
 			}
 		case <-ctx.Done():
 			return nil, &LostError{Side: c.side, Cause: fmt.Errorf("%w: %w", ErrNoConnection, context.Cause(ctx))}
 		}
 	}
+}
+
+// runLogin belongs to no caller: it has the time of a connection, however little
+// the callers have, and those who gave up find its pool when they come again.
+func (c *Pools) runLogin(key Key, l *login) {
+	l.err = c.login(c.ctx, key)
+	c.mu.Lock()
+	delete(c.logins, key)
+	c.mu.Unlock()
+	close(l.done)
 }
 
 // makeRoom reports whether one more pool may be made, and closes the one that was
@@ -263,7 +277,8 @@ func (c *Pools) login(ctx context.Context, key Key) error {
 	if len(nodes) == 0 {
 		return &LostError{Side: c.side, Cause: fmt.Errorf("%w: the control connection is down: %s", ErrNoConnection, c.control.Status().LastError)}
 	}
-	attempt := max(c.opts.Control.ConnectTimeout/time.Duration(len(nodes)), 2*time.Second)
+	whole := c.opts.Control.ConnectTimeout
+	attempt := max(whole/time.Duration(len(nodes)), min(2*time.Second, whole/2))
 	var last error
 	for _, i := range rand.Perm(len(nodes)) {
 		actx, done := context.WithTimeout(ctx, attempt)
@@ -304,9 +319,10 @@ func transient(code frame.ErrorCode) bool {
 func (c *Pools) connect(ctx context.Context, n cluster.Node, key Key) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.opts.Control.ConnectTimeout)
 	defer cancel()
+	running := c.dialsOf(n)
 	select {
-	case c.dials <- struct{}{}:
-		defer func() { <-c.dials }()
+	case running <- struct{}{}:
+		defer func() { <-running }()
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
@@ -320,6 +336,18 @@ func (c *Pools) connect(ctx context.Context, n cluster.Node, key Key) (net.Conn,
 		return nil, fmt.Errorf("%s node %s: %w", c.side, n.Name(), err)
 	}
 	return nc, nil
+}
+
+// dialsOf is where the handshakes with a node take their turns.
+func (c *Pools) dialsOf(n cluster.Node) chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	running := c.dials[n.Addr]
+	if running == nil {
+		running = make(chan struct{}, handshakes)
+		c.dials[n.Addr] = running
+	}
+	return running
 }
 
 func (c *Pools) nodes() []cluster.Node {
@@ -336,6 +364,9 @@ func (c *Pools) onTopology(t *cluster.Topology) {
 	for _, p := range c.pools {
 		p.update(t.Nodes, "", nil)
 	}
+	maps.DeleteFunc(c.dials, func(addr netip.AddrPort, _ chan struct{}) bool {
+		return !slices.ContainsFunc(t.Nodes, func(n cluster.Node) bool { return n.Addr == addr })
+	})
 	close(c.kick)
 	c.kick = make(chan struct{})
 }
@@ -411,6 +442,12 @@ func (c *Pools) livePools() []*Pool {
 	}
 	return out
 }
+
+// Grown is how many connections were added because of load, since the start.
+func (c *Pools) Grown() uint64 { return c.grown.Load() }
+
+// Shrunk is how many were taken away since fewer carry the load.
+func (c *Pools) Shrunk() uint64 { return c.shrunk.Load() }
 
 // Len is how many pools there are.
 func (c *Pools) Len() int { return len(c.livePools()) }
