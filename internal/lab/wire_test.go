@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"sync"
 	"testing"
@@ -33,6 +34,7 @@ type wired struct {
 	*load.Load
 	proxy  *lab.Proxy
 	wires  [2]*faultconn.Relay // by side
+	nodes  [2]*gocql.Session   // by side, past proxy and wire
 	silent *unanswered
 }
 
@@ -84,8 +86,12 @@ func TestNoAcknowledgedWriteIsLostByAWireThat(t *testing.T) {
 			}
 		}, false},
 		{"is slow", 0, func(t *testing.T, w *wired) {
-			// Ten times what an answer of these nodes takes, and more.
-			w.wires[target].Delay(faultconn.Down, 20*time.Millisecond)
+			takes := medianAnswer(t, w.nodes[target])
+			// The answer's own time is the tenth; an answer may be in several chunks,
+			// of which each is late, so that this is the least.
+			delay := 9 * takes
+			t.Logf("an answer of Target takes %s, the wire adds %s", takes, delay)
+			w.wires[target].Delay(faultconn.Down, delay)
 			wait(t, aFault)
 			w.wires[target].Delay(faultconn.Down, 0)
 		}, false},
@@ -118,6 +124,22 @@ func TestNoAcknowledgedWriteIsLostByAWireThat(t *testing.T) {
 			}
 		})
 	}
+}
+
+// medianAnswer is how long a node takes for a read, asked without proxy and wire,
+// under the load that runs.
+func medianAnswer(t *testing.T, node *gocql.Session) time.Duration {
+	t.Helper()
+	var took []time.Duration
+	for range 101 {
+		began := time.Now()
+		if err := node.Query("SELECT release_version FROM system.local").WithContext(t.Context()).Exec(); err != nil {
+			t.Fatal(err)
+		}
+		took = append(took, time.Since(began))
+	}
+	slices.Sort(took)
+	return took[len(took)/2]
 }
 
 // corrupt inverts a byte of one in a hundred segments or frames of this load: a
@@ -156,7 +178,8 @@ func wire(t *testing.T, l *lab.Lab, keyspace string, protocol int) (w *wired, pa
 	w = &wired{silent: new(unanswered)}
 	env := map[string]string{"ZDM_PHASE": "dual_write", "ZDM_PROXY_REQUEST_TIMEOUT_MS": fmt.Sprint(shortTimeout.Milliseconds())}
 	for _, c := range l.Clusters() {
-		if err := load.Setup(t.Context(), labtest.Session(t, c, ""), keyspace, c.Replication()); err != nil {
+		w.nodes[c.Side] = labtest.Session(t, c, "")
+		if err := load.Setup(t.Context(), w.nodes[c.Side], keyspace, c.Replication()); err != nil {
 			t.Fatal(err)
 		}
 		relay := faultconn.New(t, fmt.Sprintf("%s:%d", c.ContactPoints()[0], c.Port))
