@@ -50,6 +50,7 @@ type model struct {
 
 	// Of the present history; owned by carryOut.
 	steps   []step
+	version primitive.ProtocolVersion // that the clients speak
 	clients [modelClients]*modelClient
 	left    []*record // asked by clients that have left, which the proxy may read later all the same
 	at      phase.Phase
@@ -71,6 +72,9 @@ type modelClient struct {
 	prepared map[int]*message.PreparedResult
 	state    pageState
 }
+
+// modelVersions are those of clients, one for each history.
+var modelVersions = []primitive.ProtocolVersion{primitive.ProtocolVersion3, primitive.ProtocolVersion4, primitive.ProtocolVersion5}
 
 // The passwords, of which no log may hold one.
 const originPassword, targetPassword = "the-secret-of-origin", "the-secret-of-target"
@@ -120,6 +124,7 @@ func (m *model) wrongf(format string, args ...any) {
 func (m *model) carryOut(t *testing.T, seed uint64, total *tally) {
 	t.Helper()
 	m.steps, m.left = history(seed), nil
+	m.version = modelVersions[seed%uint64(len(modelVersions))]
 	m.mu.Lock()
 	m.seed = seed
 	m.records, m.wrong, m.release = map[int]*record{}, nil, make(chan struct{})
@@ -136,7 +141,7 @@ func (m *model) carryOut(t *testing.T, seed uint64, total *tally) {
 	}
 	m.rest()
 	if m.judge(total); len(m.wrong) > 0 || t.Failed() {
-		t.Fatalf("go test ./proxy -run RandomHistories -model.seed=%d\n%s\nwrong:\n  %s", seed, m.story(), strings.Join(m.wrong, "\n  "))
+		t.Fatalf("go test ./proxy -run RandomHistories -model.seed=%d (%s)\n%s\nwrong:\n  %s", seed, m.version, m.story(), strings.Join(m.wrong, "\n  "))
 	}
 }
 
@@ -196,7 +201,7 @@ func (m *model) connect(i int) {
 		old.Close()
 	}
 	m.clients[i] = nil
-	c, err := cqltest.Connect(m.t, m.addr, cqltest.Login{Username: "t", Password: targetPassword})
+	c, err := cqltest.Connect(m.t, m.addr, cqltest.Login{Version: m.version, Username: "t", Password: targetPassword})
 	if err == nil {
 		m.clients[i] = &modelClient{Client: c, prepared: map[int]*message.PreparedResult{}}
 	}

@@ -428,6 +428,32 @@ func TestSIGTERMTellsProbesAnswersWhatIsInFlightAndEnds(t *testing.T) {
 	}
 }
 
+func TestADrainWaitsNoLongerThanForARequestAndASecond(t *testing.T) {
+	t.Parallel()
+	_, target, settings := pair(t, "127.0.0.1")
+	settings["proxy_request_timeout_ms"] = "1000"
+	never := make(chan struct{})
+	t.Cleanup(func() { close(never) })
+	const insert = "INSERT INTO ks.t (k) VALUES (1)"
+	target.Handle(func(r cqltest.Request) cqltest.Reply {
+		if r.Text == insert {
+			return cqltest.Ordinary().After(never)
+		}
+		return cqltest.Ordinary()
+	})
+	p := launch(t, environment(settings))
+	c := cqltest.Dial(t, p.logged("serving", "address"), cqltest.Login{})
+	c.Send(&message.Query{Query: insert})
+	target.WaitFor(t, 1, cqltest.WithText(insert))
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if got := p.logged("draining", "at_most"); got != "2s" {
+		t.Errorf("the drain is to end within %s, want 2s", got)
+	}
+	p.exit() // though the node never answers
+}
+
 func TestSIGTERMTellsDriversThatOneOfSeveralProxiesIsDown(t *testing.T) {
 	t.Parallel()
 	_, target, settings := pair(t, "127.0.0.1")
