@@ -94,10 +94,7 @@ func (p *program) types() (answer, error) {
 		pair{7, "seven"}, map[string][]int{"k": {1, 2}},
 	}
 	marks := strings.Repeat("?, ", len(want)+1) + "(?, ?, ?)" // how the driver binds a tuple
-	args := []any{p.Run}
-	for i := range want {
-		args = append(args, want[i])
-	}
+	args := append([]any{p.Run}, want...)
 	if err := p.Query("INSERT INTO types (run, "+columns+") VALUES ("+marks+")", append(args, 1, nil, 0.25)...).Exec(); err != nil {
 		return nil, err
 	}

@@ -133,7 +133,7 @@ func medianAnswer(t *testing.T, node *gocql.Session) time.Duration {
 	var took []time.Duration
 	for range 101 {
 		began := time.Now()
-		if err := node.Query("SELECT release_version FROM system.local").WithContext(t.Context()).Exec(); err != nil {
+		if err := node.Query("SELECT release_version FROM system.local").ExecContext(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		took = append(took, time.Since(began))

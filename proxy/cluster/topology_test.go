@@ -3,6 +3,7 @@ package cluster
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -178,7 +179,7 @@ func TestASecondRowThatSomebodyWroteIntoSystemLocalIsNotRead(t *testing.T) {
 	t.Parallel()
 	local, peers := systemTables(peerSpec{addr: "10.0.0.1", rpc: "10.0.0.1", dc: "dc1", rack: "r2", id: 1})
 	local.Metadata.Columns = append(local.Metadata.Columns, &message.ColumnMetadata{Name: "key", Type: datatype.Varchar})
-	own := append(local.Data[0], []byte("local"))
+	own := slices.Concat(local.Data[0], message.Row{[]byte("local")})
 	stray := make(message.Row, len(own))
 	stray[len(own)-1] = []byte("other")
 	local.Data = message.RowSet{stray, own}
