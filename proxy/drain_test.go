@@ -82,7 +82,7 @@ func TestDrainDoesNotResetAClientThatHasSentMore(t *testing.T) {
 		_, err := cqltest.Connect(t, w.addr, cqltest.Login{})
 		return err != nil
 	})
-	// The proxy does not read this one. Closing a socket with unread input would
+	// The proxy need not read this one. Closing a socket with unread input would
 	// reset it, and the answer to the first could be lost.
 	if _, err := nc.Write(queryFrame(2, sel)); err != nil {
 		t.Fatal(err)
@@ -92,7 +92,11 @@ func TestDrainDoesNotResetAClientThatHasSentMore(t *testing.T) {
 	if err != nil || f.Stream() != 1 || f.Opcode() != frame.OpResult {
 		t.Fatalf("got % x, %v; want the RESULT of stream 1", f, err)
 	}
-	if f, err := in.Next(); err != io.EOF {
+	f, err = in.Next()
+	if err == nil && f.Stream() == 2 {
+		f, err = in.Next() // the proxy was about to read when the drain began, and did
+	}
+	if err != io.EOF {
 		t.Errorf("after the answer: % x, %v; want the end of the stream without a reset", f, err)
 	}
 	nc.Close()

@@ -91,7 +91,8 @@ func TestClientsThatPushAtAStalledSideAreHeldBack(t *testing.T) {
 func TestAFrameLargerThanTheBudgetIsRefused(t *testing.T) {
 	t.Parallel()
 	const bound = 4 << 20
-	w := start(t, phase.DualWrite, cqltest.Options{}, cqltest.Options{}, map[string]string{"proxy_max_memory_bytes": fmt.Sprint(bound)})
+	w := start(t, phase.DualWrite, cqltest.Options{}, cqltest.Options{}, map[string]string{"proxy_max_memory_bytes": fmt.Sprint(bound),
+		"proxy_request_timeout_ms": "60000"}) // the scripted nodes take their time over megabytes
 	c := cqltest.Dial(t, w.addr, cqltest.Login{})
 	answer := c.Ask(t, &message.Query{Query: "SELECT '" + strings.Repeat("x", bound/2-1024) + "' FROM ks.t"})
 	if _, ok := answer.(*message.RowsResult); !ok {

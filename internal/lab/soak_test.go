@@ -43,6 +43,10 @@ type holds struct{ memory, goroutines, descriptors float64 }
 // node that is opened.
 var mayGrow = holds{memory: 16 << 20, goroutines: 40, descriptors: 40}
 
+// mayFail is how many answers in a hundred may be errors: nodes that share two
+// cores with the load time out now and then.
+const mayFail = 1
+
 func TestLongSoakLevelsOff(t *testing.T) {
 	text := os.Getenv("ZDM_TEST_LONG")
 	if text == "" {
@@ -94,6 +98,9 @@ func TestLongSoakLevelsOff(t *testing.T) {
 		}
 	}
 	stop()
+	if failed, answered := s.failed.Load(), s.answered.Load(); failed*100 > answered*mayFail {
+		t.Errorf("%d of %d answers are errors, more than %d in a hundred", failed, answered, mayFail)
+	}
 	levels = levels[soakWarm:]
 	early, late := most(levels[:len(levels)/2]), most(levels[len(levels)/2:])
 	for _, c := range []struct {
