@@ -56,9 +56,15 @@ func TestAccExamplesCanBeApplied(t *testing.T) {
 
 func TestExamplesAreFormatted(t *testing.T) {
 	t.Parallel()
-	terraform, err := exec.LookPath("terraform")
-	if err != nil {
-		t.Skip("SKIPPED: no terraform in PATH")
+	terraform := os.Getenv("TF_ACC_TERRAFORM_PATH") // OpenTofu formats alike
+	if terraform == "" {
+		var err error
+		if terraform, err = exec.LookPath("terraform"); err != nil {
+			if os.Getenv("CI") == "true" {
+				t.Fatal("this test needs terraform, and CI=true forbids to skip it: set TF_ACC_TERRAFORM_PATH to a terraform or tofu")
+			}
+			t.Skip("SKIPPED: no terraform in PATH; set TF_ACC_TERRAFORM_PATH to a terraform or tofu")
+		}
 	}
 	for _, dir := range []string{"provider", "resources", "data-sources"} {
 		out, err := exec.Command(terraform, "fmt", "-check", "-diff", "-recursive", filepath.Join("..", "examples", dir)).CombinedOutput()
