@@ -11,9 +11,11 @@ import (
 // frame reads its source lazily, and one that has begun a frame does not: so what
 // is read otherwise belongs to a frame (or segment) that is incomplete.
 type intake struct {
-	conn  *Conn
-	since atomic.Int64 // Nanotime when the frame that is incomplete began; 0: none is
-	large int64        // bytes read of it, as far as the account knows; owned by the serve goroutine
+	conn *Conn
+	// since is the Nanotime when the frame that is incomplete began, and later by
+	// the time in which the client was not read; 0: none is, or it is not read.
+	since atomic.Int64
+	large int64 // bytes read of it, as far as the account knows; owned by the serve goroutine
 }
 
 // source is a frame.Source and frame.LazySource.
@@ -34,8 +36,8 @@ func (w watched) Read(p []byte) (int, error) {
 	}
 	// What comes after a first buffer's worth is memory that only this client uses.
 	large := len(p) > budgetSlack
-	if large {
-		w.conn.owner.AwaitRoom(w.conn.account.budget.over)
+	if large && w.conn.account.budget.over() {
+		w.awaitRoom()
 	}
 	n, err := w.source.Read(p)
 	if large {
@@ -43,6 +45,15 @@ func (w watched) Read(p []byte) (int, error) {
 		w.conn.account.add(int64(n))
 	}
 	return n, err
+}
+
+// awaitRoom leaves the client unread while there is no room. That time is not the
+// client's.
+func (in *intake) awaitRoom() {
+	begun := in.since.Swap(0)
+	from := upstream.Nanotime()
+	in.conn.owner.AwaitRoom(in.conn.account.budget.over)
+	in.since.Store(begun + upstream.Nanotime() - from)
 }
 
 // overdue reports whether a frame has been incomplete for longer than limit.

@@ -73,3 +73,58 @@ func TestAFrameIsOverdueFromItsFirstByteToItsLastAndHeldUntilTheNext(t *testing.
 		t.Errorf("a frame that was dealt with holds %d bytes still", c.Held())
 	}
 }
+
+// full is an owner that tells the test when its client is not read, and waits.
+type full struct {
+	calm
+	waiting, room chan struct{}
+}
+
+func (o full) AwaitRoom(wait func() bool) {
+	if wait() {
+		o.waiting <- struct{}{}
+		<-o.room
+	}
+}
+
+func TestTheTimeOfAFrameStopsWhileTheClientIsNotRead(t *testing.T) {
+	t.Parallel()
+	const limit = time.Minute
+	near, far := net.Pipe()
+	defer near.Close()
+	b := testBudget(64 << 20)
+	o := full{calm{t}, make(chan struct{}), make(chan struct{})}
+	var c Conn
+	c.Init(far, Limits{WriteTimeout: time.Second, FrameTimeout: limit, MaxBytes: 1 << 20, Budget: b}, o)
+	defer c.Shut()
+	later := func() int64 { return upstream.Nanotime() + int64(limit) + 1 }
+	const body = 1 << 20
+	f := append(frame.AppendHeader(nil, frame.V4, false, 0, 1, frame.OpQuery, body), make([]byte, body)...)
+	b.used.Add(2 * b.limit) // others take all of it
+	got := make(chan error, 1)
+	go func() {
+		_, err := c.Next()
+		got <- err
+	}()
+	written := make(chan error, 1)
+	go func() {
+		_, err := near.Write(f[:len(f)-1])
+		written <- err
+	}()
+	<-o.waiting
+	if c.Overdue(later()) {
+		t.Error("a client is overdue while it is not read")
+	}
+	b.used.Add(-2 * b.limit)
+	o.room <- struct{}{}
+	if err := <-written; err != nil {
+		t.Fatal(err)
+	}
+	if c.Overdue(upstream.Nanotime()) || !c.Overdue(later()) {
+		t.Error("when there is room the frame is overdue at once, or never")
+	}
+	near.Close()
+	if err := <-got; err == nil {
+		t.Error("a frame without its last byte was returned")
+	}
+}

@@ -24,8 +24,9 @@ const (
 	// Cassandra's own default for its credentials cache.
 	loginReuse = 2 * time.Second
 	// handshakes is how many may run at once with a node. A check of a password
-	// costs it much CPU (bcrypt), and small ones time out under many. A node that
-	// does not answer keeps only its own waiting.
+	// costs it much CPU (bcrypt), and small ones time out under many; a dial costs
+	// it nothing and does not count. A node that does not answer keeps only its own
+	// waiting.
 	handshakes = 4
 	// idlePool is how long a pool that no client uses stays open.
 	idlePool = time.Minute
@@ -77,7 +78,7 @@ type Pools struct {
 	logins map[Key]*login
 	speaks map[spoken]bool
 	kick   chan struct{}                    // closed and replaced when a node may be back
-	dials  map[netip.AddrPort]chan struct{} // of each node, one token for each handshake that runs
+	turns  map[netip.AddrPort]chan struct{} // of each node, one token for each handshake that runs
 }
 
 // login is a check that runs; others with the same key wait for its outcome.
@@ -91,7 +92,7 @@ func New(o Options) (*Pools, error) {
 	c := &Pools{
 		side: o.Control.Side, opts: o, scale: defaultScale(), idle: idlePool,
 		started: make(chan struct{}), pools: make(map[Key]*Pool), logins: make(map[Key]*login), speaks: make(map[spoken]bool),
-		kick: make(chan struct{}), dials: make(map[netip.AddrPort]chan struct{}),
+		kick: make(chan struct{}), turns: make(map[netip.AddrPort]chan struct{}),
 	}
 	inner := o.Control.OnTopology
 	o.Control.OnTopology = func(t *cluster.Topology) {
@@ -296,7 +297,8 @@ func (c *Pools) login(ctx context.Context, key Key) error {
 			p.mu.Lock()
 			p.verified = time.Now()
 			p.mu.Unlock()
-			p.update(nodes, nodes[i].Addr.String(), nc)
+			// The nodes may be others by now.
+			p.update(c.nodes(), nodes[i].Addr.String(), nc)
 			c.mu.Unlock()
 			return nil
 		case errors.As(err, &refused) && !transient(refused.Code):
@@ -319,16 +321,17 @@ func transient(code frame.ErrorCode) bool {
 func (c *Pools) connect(ctx context.Context, n cluster.Node, key Key) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.opts.Control.ConnectTimeout)
 	defer cancel()
-	running := c.dialsOf(n)
-	select {
-	case running <- struct{}{}:
-		defer func() { <-running }()
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	}
 	nc, err := c.control.Dial(ctx, n)
 	if err != nil {
 		return nil, fmt.Errorf("dial %s node %s: %w", c.side, n.Name(), err)
+	}
+	turns := c.turnsOf(n)
+	select {
+	case turns <- struct{}{}:
+		defer func() { <-turns }()
+	case <-ctx.Done():
+		_ = nc.Close()
+		return nil, fmt.Errorf("%s node %s: %d handshakes run already: %w", c.side, n.Name(), handshakes, context.Cause(ctx))
 	}
 	h := cluster.Handshake{Version: key.Version, Username: key.Username, Password: key.Password, Keyspace: key.Keyspace}
 	if _, err := h.Run(ctx, nc); err != nil {
@@ -338,16 +341,16 @@ func (c *Pools) connect(ctx context.Context, n cluster.Node, key Key) (net.Conn,
 	return nc, nil
 }
 
-// dialsOf is where the handshakes with a node take their turns.
-func (c *Pools) dialsOf(n cluster.Node) chan struct{} {
+// turnsOf is where the handshakes with a node take their turns.
+func (c *Pools) turnsOf(n cluster.Node) chan struct{} {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	running := c.dials[n.Addr]
-	if running == nil {
-		running = make(chan struct{}, handshakes)
-		c.dials[n.Addr] = running
+	turns := c.turns[n.Addr]
+	if turns == nil {
+		turns = make(chan struct{}, handshakes)
+		c.turns[n.Addr] = turns
 	}
-	return running
+	return turns
 }
 
 func (c *Pools) nodes() []cluster.Node {
@@ -364,7 +367,7 @@ func (c *Pools) onTopology(t *cluster.Topology) {
 	for _, p := range c.pools {
 		p.update(t.Nodes, "", nil)
 	}
-	maps.DeleteFunc(c.dials, func(addr netip.AddrPort, _ chan struct{}) bool {
+	maps.DeleteFunc(c.turns, func(addr netip.AddrPort, _ chan struct{}) bool {
 		return !slices.ContainsFunc(t.Nodes, func(n cluster.Node) bool { return n.Addr == addr })
 	})
 	close(c.kick)
