@@ -282,6 +282,27 @@ func TestNowInABatchIsTheSameOnBothSides(t *testing.T) {
 	ask()
 }
 
+func TestABatchWithoutRoomForAHiddenValueIsRefusedAndTheClientGoesOn(t *testing.T) {
+	t.Parallel()
+	w := replacing(t, nil)
+	w.describe("INSERT INTO ks.t (a, u) VALUES (?, ?)", nil, "a", "u")
+	c := cqltest.Dial(t, w.addr, cqltest.Login{})
+	id := prepare(t, c, "INSERT INTO ks.t (a, u) VALUES (?, now())")
+	full := make([]*primitive.Value, 1<<16-1)
+	for i := range full {
+		full[i] = primitive.NewNullValue()
+	}
+	for name, m := range map[string]message.Message{
+		"BATCH":   &message.Batch{Children: []*message.BatchChild{{Id: id, Values: full}}},
+		"EXECUTE": &message.Execute{QueryId: id, Options: &message.QueryOptions{PositionalValues: full}},
+	} {
+		if got, ok := c.Ask(t, m).(*message.ProtocolError); !ok || !strings.Contains(got.ErrorMessage, "number of values") {
+			t.Errorf("%s: got %v, want a protocol error about the number of values", name, got)
+		}
+	}
+	mustVoid(t, c.Query(t, insert))
+}
+
 func TestASideThatForgotIsGivenTheMarkersAgainAndTheSameValue(t *testing.T) {
 	t.Parallel()
 	w := replacing(t, nil)

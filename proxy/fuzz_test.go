@@ -3,6 +3,7 @@ package proxy_test
 import (
 	"bytes"
 	"encoding/binary"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"testing"
@@ -31,14 +32,20 @@ type thrown struct {
 	body []byte
 }
 
-func newThrower(t testing.TB, v frame.Version) *thrower {
+func newThrower(t testing.TB, v frame.Version, settings map[string]string) *thrower {
 	t.Helper()
 	// The nodes get what the proxy lets pass, and some of that they cannot read.
 	odd := cqltest.Options{Lenient: true, Salt: "a", Versions: everyProtocol}
 	other := cqltest.Options{Lenient: true, Salt: "other", Versions: everyProtocol}
-	w := start(t, phase.DualRead, odd, other, map[string]string{"proxy_request_timeout_ms": "2000"})
+	all := map[string]string{"proxy_request_timeout_ms": "2000"}
+	maps.Copy(all, settings)
+	w := start(t, phase.DualRead, odd, other, all)
+	const withNow, nested = "INSERT INTO ks.t (k, u) VALUES (?, now())", "INSERT INTO ks.t (k, l) VALUES (?, [now()])"
+	w.describe(withNow, nil, "k")
+	w.describe("INSERT INTO ks.t (k, u) VALUES (?, ?)", nil, "k", "u")
+	w.describe(nested, nil, "k")
 	c := cqltest.Dial(t, w.addr, cqltest.Login{})
-	read, write := prepare(t, c, sel), prepare(t, c, insert)
+	read, write, hidden, literal := prepare(t, c, sel), prepare(t, c, insert), prepare(t, c, withNow), prepare(t, c, nested)
 	own := prepare(t, c, "SELECT rpc_address FROM system.local WHERE key = ?")
 	th := &thrower{world: w, version: v}
 	add := func(op frame.Opcode, parts ...[]byte) {
@@ -60,14 +67,14 @@ func newThrower(t testing.TB, v frame.Version) *thrower {
 	if told {
 		prepareFlags, resultID = make([]byte, 4), id([]byte("columns of long ago"))
 	}
-	for _, s := range []string{insert, sel, "USE ks", "USE", "SELECT * FROM system.local", "SELECT * FROM system.peers_v2", "DESCRIBE TABLES", "TRUNCATE ks.t", "BEGIN BATCH " + insert + " APPLY BATCH", ""} {
+	for _, s := range []string{insert, withNow, nested, sel, "USE ks", "USE", "SELECT * FROM system.local", "SELECT * FROM system.peers_v2", "DESCRIBE TABLES", "TRUNCATE ks.t", "BEGIN BATCH " + insert + " APPLY BATCH", ""} {
 		add(frame.OpQuery, text(s), one)
 		add(frame.OpPrepare, text(s), prepareFlags)
 	}
 	// A paging state: with and without a tag of the proxy's.
 	add(frame.OpQuery, text(sel), params(0x0C, 0, 0, 0, 5, 0, 0, 0, 8), []byte("zdm\x01\x01\xfestate")[:8])
 	add(frame.OpQuery, text(sel), params(0x08, 0, 0, 0, 2), []byte("zd"))
-	for _, i := range [][]byte{read, write, own, []byte("nobody prepared this")} {
+	for _, i := range [][]byte{read, write, hidden, literal, own, []byte("nobody prepared this")} {
 		add(frame.OpExecute, id(i), resultID, one)
 		add(frame.OpExecute, id(i), resultID, params(2)) // skip the metadata
 		add(frame.OpExecute, id(i), resultID, value)
@@ -76,6 +83,11 @@ func newThrower(t testing.TB, v frame.Version) *thrower {
 		add(frame.OpBatch, []byte{kind, 0, 2, 0}, text(insert), []byte{0, 0, 1}, id(write), []byte{0, 0}, one)
 	}
 	add(frame.OpBatch, []byte{0, 0, 0}, one)
+	for _, i := range [][]byte{hidden, literal} {
+		add(frame.OpBatch, []byte{0, 0, 1, 1}, id(i), []byte{0, 1, 0, 0, 0, 1, 'k'}, one)
+		full := bytes.Repeat([]byte{0xFF}, 2+4*(1<<16-1)) // as many values as can be, all null
+		add(frame.OpBatch, []byte{0, 0, 1, 1}, id(i), full, one)
+	}
 	add(frame.OpRegister, frame.AppendStringList(nil, []string{"SCHEMA_CHANGE", "STATUS_CHANGE"}))
 	add(frame.OpOptions)
 	add(frame.OpStartup, []byte{0, 0})
@@ -180,10 +192,16 @@ func TestEveryFrameHasOneAnswerOrTheConnectionIsClosed(t *testing.T) {
 	for _, v := range []frame.Version{frame.V3, frame.V4, frame.V5, frame.DSE1, frame.DSE2} {
 		t.Run(v.String(), func(t *testing.T) {
 			t.Parallel()
-			throwMany(t, newThrower(t, v))
+			throwMany(t, newThrower(t, v, nil))
+		})
+		t.Run(v.String()+", functions replaced", func(t *testing.T) {
+			t.Parallel()
+			throwMany(t, newThrower(t, v, replacingAll))
 		})
 	}
 }
+
+var replacingAll = map[string]string{"replace_cql_functions": "true", "replace_all_cql_functions": "true"}
 
 func throwMany(t *testing.T, th *thrower) {
 	t.Helper()
@@ -204,7 +222,7 @@ func throwMany(t *testing.T, th *thrower) {
 }
 
 func FuzzFrames(f *testing.F) {
-	th := newThrower(f, frame.V4)
+	th := newThrower(f, frame.V4, replacingAll)
 	for i := range th.bodies {
 		f.Add([]byte{byte(i), 0, 0, 0, 0, byte(i + 1), frame.FlagTracing, 0, 0, 0})
 		f.Add([]byte{byte(i), 0, 1, 0, 0, byte(i), frame.FlagCustomPayload, 0, 0, 0, byte(i), 0, 0, 1, 0xFF})

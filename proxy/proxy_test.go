@@ -224,6 +224,29 @@ func TestAPageComesFromTheSideThatGaveTheFirstOne(t *testing.T) {
 	}
 }
 
+// A paging state in a write means nothing, and must not keep it from a side.
+func TestAWriteWithATaggedPagingStateGoesToBothSides(t *testing.T) {
+	t.Parallel()
+	for name, settings := range map[string]map[string]string{"as it is": nil, "stamped": stamping} {
+		w := start(t, phase.DualWrite, cqltest.Options{}, cqltest.Options{}, settings)
+		c := cqltest.Dial(t, w.addr, cqltest.Login{})
+		id := prepare(t, c, insert)
+		for side, tag := range map[phase.Side]string{phase.Origin: "zdm\x01\x00\xff", phase.Target: "zdm\x01\x01\xfe"} {
+			w.origin.ClearRequests()
+			w.target.ClearRequests()
+			options := &message.QueryOptions{PagingState: []byte(tag + "state"), PositionalValues: values("v")}
+			mustVoid(t, c.Ask(t, &message.Query{Query: insert, Options: options}))
+			mustVoid(t, c.Ask(t, &message.Execute{QueryId: id, Options: options}))
+			for _, op := range []primitive.OpCode{primitive.OpCodeQuery, primitive.OpCodeExecute} {
+				got := w.same(t, op)
+				if string(got.PagingState) != "state" || (got.Timestamp != nil) != (settings != nil) {
+					t.Errorf("%s, a state of %s: the sides got %v with the state %q and timestamp %v", name, side, op, got.PagingState, got.Timestamp)
+				}
+			}
+		}
+	}
+}
+
 func TestResultMetadataAreSentWhereTheSidesDiffer(t *testing.T) {
 	t.Parallel()
 	for _, differ := range []bool{false, true} {
@@ -236,6 +259,9 @@ func TestResultMetadataAreSentWhereTheSidesDiffer(t *testing.T) {
 		w.target.Describe(sel, cqltest.Statement{Columns: columns})
 		c := cqltest.Dial(t, w.addr, cqltest.Login{})
 		id := prepare(t, c, sel)
+		// Origin's answer was enough for the client. PREPARE of a write waits for both
+		// sides, and so for what they were asked before.
+		prepare(t, c, insert)
 		for _, p := range []phase.Phase{phase.DualWrite, phase.DualRead, phase.CutOver} {
 			w.setPhase(t, p)
 			w.origin.ClearRequests()
@@ -506,6 +532,31 @@ func TestOtherProtocolVersionsAreRefusedSoThatDriversStepDown(t *testing.T) {
 		want := fmt.Sprintf("Invalid or unsupported protocol version (%d); the lowest supported version is 3 and the greatest is 4", version)
 		if string(e.Message) != want {
 			t.Errorf("version %d: told %q, want %q", version, e.Message, want)
+		}
+	}
+}
+
+func TestAUseThatOneSideRefusesHoldsNothingOnTheOther(t *testing.T) {
+	t.Parallel()
+	w := start(t, phase.DualWrite, cqltest.Options{}, cqltest.Options{}, map[string]string{"upstream_max_pools": "3"})
+	w.target.Handle(func(r cqltest.Request) cqltest.Reply {
+		if strings.Contains(r.Text, "only_on_origin") {
+			return cqltest.Error(primitive.ErrorCodeInvalid, "no such keyspace")
+		}
+		return cqltest.Ordinary()
+	})
+	c := cqltest.Dial(t, w.addr, cqltest.Login{})
+	c.Query(t, "USE app")
+	for i := range 10 {
+		m := c.Query(t, fmt.Sprintf("USE only_on_origin_%d", i))
+		if _, ok := m.(*message.Invalid); !ok {
+			t.Fatalf("USE %d: got %v, want what Target says", i, m)
+		}
+	}
+	mustVoid(t, c.Query(t, "INSERT INTO t (k) VALUES (1)"))
+	for _, s := range phase.Sides {
+		if got := w.side(s).WaitFor(t, 1, cqltest.WithText("INSERT INTO t"))[0]; got.Keyspace != "app" {
+			t.Errorf("%s: the write ran in keyspace %q, want app", s, got.Keyspace)
 		}
 	}
 }

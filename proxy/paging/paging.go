@@ -72,7 +72,7 @@ func AppendTagged(dst []byte, f frame.Frame, at int, side phase.Side) []byte {
 }
 
 // AppendUntagged appends the request f without the tag of its paging state,
-// whose [int] length begins at an offset of the frame.
+// whose [int] length begins at an offset of the frame. dst may be f[:0].
 func AppendUntagged(dst []byte, f frame.Frame, at int) []byte {
 	start := len(dst)
 	n := binary.BigEndian.Uint32(f[at:])

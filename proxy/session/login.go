@@ -274,6 +274,7 @@ func (s *Session) usePrepared(f frame.Frame, text string) {
 // use handles USE: the session gets the pools of the keyspace, and goes over to
 // them when every side that the phase writes to has said yes.
 func (s *Session) use(f frame.Frame, st *scan.Statement, cl frame.Consistency) {
+	known := len(s.scopes)
 	sc := s.scopeFor(st.Keyspace.String())
 	rule := s.env.Rule()
 	ex := newExchange(s, f, sc)
@@ -286,6 +287,7 @@ func (s *Session) use(f frame.Frame, st *scan.Statement, cl frame.Consistency) {
 	for _, side := range rule.Needed.Each() {
 		if _, err := sc.open(ctx, side, false); err != nil {
 			ex.free()
+			s.forget(known)
 			e := merge.LossError(merge.Statement{Inert: true}, cl, err, false)
 			var node *cluster.NodeError
 			if errors.As(err, &node) {

@@ -74,15 +74,16 @@ func (ex *exchange) dispatch(f frame.Frame, class route.Class, params frame.Para
 	rule := s.env.Rule()
 	ex.phase, ex.plan = rule.Phase, route.Decide(rule, class, s.env.Routing)
 	ex.consistency = params.Consistency
-	if params.PagingState != nil {
-		if issuer, tagged := paging.Issuer(params.PagingState); tagged {
-			ex.plan = route.Page(issuer)
-			ex.req = paging.AppendUntagged(ex.req[:0], f, at+params.PagingStateOffset)
-			f = ex.req
-		}
+	issuer, tagged := paging.Issuer(params.PagingState)
+	if tagged && class.IsRead() { // a write goes to every side, whatever comes with it
+		ex.plan = route.Page(issuer)
 	}
 	if ex.unstamped {
 		f = ex.stamp(f, at, &params)
+	}
+	if tagged { // after the stamp, which stands behind the state
+		ex.req = paging.AppendUntagged(ex.req[:0], f, at+params.PagingStateOffset)
+		f = ex.req
 	}
 	ex.kind, ex.counted = metrics.TypeOf(ex.st.Mutates, ex.plan.Answer), class == route.Read || class == route.Write
 	var shadow *exchange
@@ -228,13 +229,15 @@ func (s *Session) execBatch(f frame.Frame) {
 		f = ex.stamp(f, at, &bt.Params)
 	}
 	if replace {
-		if f, err = s.env.Replace.Batch(f, at, &bt, func(i int) (string, *rewrite.Replacement) {
+		replaced, err := s.env.Replace.Batch(f, at, &bt, func(i int) (string, *rewrite.Replacement) {
 			return ex.children[i].Text, ex.children[i].Replaced
-		}, s.env.Values); err != nil {
+		}, s.env.Values)
+		if err != nil {
+			s.malformed(f, err) // f may be ex's
 			ex.free()
-			s.malformed(f, err)
 			return
 		}
+		f = replaced
 		ex.children = slices.DeleteFunc(ex.children, func(st *prepared.Statement) bool { return st.Replaced.Literal() })
 		ex.req = ex.req[:0] // it is another one now
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -33,6 +34,15 @@ func (s *Session) scopeFor(keyspace string) *scope {
 	sc := s.newScope(keyspace)
 	s.scopes = append(s.scopes, sc)
 	return sc
+}
+
+// forget gives up all scopes but the first n, which nothing uses. Serve goroutine
+// only.
+func (s *Session) forget(n int) {
+	for _, sc := range s.scopes[n:] {
+		sc.release()
+	}
+	s.scopes = slices.Delete(s.scopes, n, len(s.scopes))
 }
 
 // open makes sure that the scope has its pool of a side. With fresh the login

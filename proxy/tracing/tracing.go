@@ -43,8 +43,9 @@ func New(o Options) *Tracer {
 
 // Request is the request of a client that is traced, one after the other.
 type Request struct {
-	// ID is in hexadecimal; it is "" for a request that is not traced: beyond the
-	// rate, of a version without payloads, or not one that a cluster executes.
+	// ID is in hexadecimal, of a client's own id the first maxID bytes; it is "" for a
+	// request that is not traced: beyond the rate, of a version without payloads, not
+	// one that a cluster executes, or with a full payload.
 	ID string
 
 	room []byte // of the last frame that was given an id
@@ -52,6 +53,12 @@ type Request struct {
 
 // keepRoom is the largest frame whose room is kept for the next one.
 const keepRoom = 16 << 10
+
+// maxEntries is what the [short] in front of a payload counts to.
+const maxEntries = 1<<16 - 1
+
+// maxID is how many bytes of a client's own id are logged. It goes on whole.
+const maxID = 100
 
 // Trace logs a request with its id and returns it as it is to go on, valid until
 // the next call with r: as it was if the client gave it an id, and otherwise with a
@@ -66,50 +73,52 @@ func (t *Tracer) Trace(r *Request, f frame.Frame, client net.Addr) frame.Frame {
 	if f.Version() == frame.V3 || t.limiter != nil && !t.limiter.Allow() {
 		return f
 	}
-	given, err := t.find(f)
+	given, entries, err := t.find(f)
 	if err != nil {
 		return f // whoever reads the request will tell
 	}
 	if given == nil {
+		if entries == maxEntries {
+			return f // there is no room for one more
+		}
 		given = newID()
 		if cap(r.room) > keepRoom {
 			r.room = nil
 		}
-		f = t.add(r.room[:0], f, given)
+		f = t.add(r.room[:0], f, entries+1, given)
 		r.room = f
 	}
-	r.ID = hex.EncodeToString(given)
+	r.ID = hex.EncodeToString(given[:min(len(given), maxID)])
 	t.log.Info("request traced", "request_id", r.ID, "stream", f.Stream(), "opcode", f.Opcode(), "client", client)
 	return f
 }
 
-// find returns the client's own id.
-func (t *Tracer) find(f frame.Frame) ([]byte, error) {
+// find returns the client's own id, and how many entries its payload has.
+func (t *Tracer) find(f frame.Frame) (id []byte, entries uint16, err error) {
 	if f.Flags()&frame.FlagCustomPayload == 0 {
-		return nil, nil
+		return nil, 0, nil
 	}
 	c := frame.NewCursor(f.Body())
-	for n := c.Short("custom payload"); n > 0 && !c.Failed(); n-- {
+	entries = c.Short("custom payload")
+	for n := entries; n > 0 && !c.Failed(); n-- {
 		key := c.String("custom payload")
 		value := c.Bytes("custom payload")
 		if string(key) == t.key && value != nil {
-			return value, nil
+			return value, entries, nil
 		}
 	}
-	return nil, c.Err()
+	return nil, entries, c.Err()
 }
 
 // add appends f with one entry more in its custom payload, which is a [bytes map]
-// in front of the body.
-func (t *Tracer) add(dst []byte, f frame.Frame, id []byte) frame.Frame {
-	entries, rest := uint16(0), f.Body()
+// in front of the body and then has the given number of entries.
+func (t *Tracer) add(dst []byte, f frame.Frame, entries uint16, id []byte) frame.Frame {
+	rest := f.Body()
 	if f.Flags()&frame.FlagCustomPayload != 0 {
-		c := frame.NewCursor(rest)
-		entries = c.Short("custom payload")
-		rest = c.Rest()
+		rest = rest[2:] // less the number that it has
 	}
 	dst = append(dst, f[:frame.HeaderLen]...)
-	dst = frame.AppendShort(dst, entries+1)
+	dst = frame.AppendShort(dst, entries)
 	dst = frame.AppendBytes(frame.AppendString(dst, t.key), id)
 	dst = append(dst, rest...)
 	out := frame.Frame(dst)

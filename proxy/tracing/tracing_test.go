@@ -134,3 +134,39 @@ func TestAPayloadThatCannotBeReadIsLeftAlone(t *testing.T) {
 		t.Errorf("got % x with id %q, want it as it was", out, r.ID)
 	}
 }
+
+func TestAFullPayloadIsLeftAlone(t *testing.T) {
+	t.Parallel()
+	for _, entries := range []uint16{1<<16 - 2, 1<<16 - 1} {
+		tr := tracing.New(tracing.Options{Key: "id", Log: slog.New(slog.DiscardHandler)})
+		f := frame.Frame(frame.AppendHeader(nil, frame.V4, false, frame.FlagCustomPayload, 1, frame.OpQuery, 0))
+		f = frame.AppendShort(f, entries)
+		for range entries {
+			f = frame.AppendBytes(frame.AppendString(f, "k"), nil)
+		}
+		f = frame.AppendPlainQuery(f, frame.V4, "SELECT 1")
+		frame.PutLength(f)
+		var r tracing.Request
+		out := tr.Trace(&r, f, client)
+		if full := entries == 1<<16-1; full != (r.ID == "") || full != bytes.Equal(out, f) {
+			t.Errorf("%d entries: the id is %q, and the frame of %d bytes has %d", entries, r.ID, len(f), len(out))
+		}
+		if _, err := oracle.NewCodec().DecodeFrame(bytes.NewReader(out)); err != nil {
+			t.Errorf("%d entries: the oracle cannot read it any more: %v", entries, err)
+		}
+	}
+}
+
+func TestALongIDOfAClientIsCutInTheLogAndGoesOnWhole(t *testing.T) {
+	t.Parallel()
+	var log strings.Builder
+	tr := tracing.New(tracing.Options{Key: "id", Log: slog.New(slog.NewTextHandler(&log, nil))})
+	own := encode(t, primitive.ProtocolVersion4, &message.Query{Query: "q", Options: &message.QueryOptions{}}, map[string][]byte{"id": bytes.Repeat([]byte{0xAB}, 1000)})
+	var r tracing.Request
+	if out := tr.Trace(&r, own, client); !bytes.Equal(out, own) {
+		t.Errorf("a frame of %d bytes became one of %d", len(own), len(out))
+	}
+	if want := strings.Repeat("ab", 100); r.ID != want || !strings.Contains(log.String(), "request_id="+want+" ") {
+		t.Errorf("got the id %q, and logged %q", r.ID, log.String())
+	}
+}
