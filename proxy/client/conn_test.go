@@ -2,10 +2,51 @@ package client
 
 import (
 	"bytes"
+	"net"
 	"testing"
+	"time"
 
 	"github.com/zdmproject/terraform-provider-zdm/cql/frame"
+	"github.com/zdmproject/terraform-provider-zdm/proxy/upstream"
 )
+
+// watcher is an owner that keeps what it hears of a slow client.
+type watcher struct{ waiting []int }
+
+func (o *watcher) TooSlow(waiting int) { o.waiting = append(o.waiting, waiting) }
+func (*watcher) AwaitRoom(func() bool) {}
+
+// One answer may be as large as it is; what comes for a client while more than its
+// bound waits, besides what is being written, ends it.
+func TestAClientIsClosedWhenMoreComesWhileItsBoundIsUnread(t *testing.T) {
+	t.Parallel()
+	near, far := net.Pipe() // nobody reads near
+	defer near.Close()
+	const limit, size = 64 << 10, 1 << 20
+	var c Conn
+	o := &watcher{}
+	c.Init(far, Limits{WriteTimeout: time.Hour, FrameTimeout: time.Hour, MaxBytes: limit, Budget: testBudget(64 << 20)}, o)
+	defer c.Shut()
+	c.Version = frame.V4
+	answer := append(frame.AppendHeader(nil, frame.V4, true, 0, 1, frame.OpResult, size), make([]byte, size)...)
+	for range 2 { // one that is being written, and one that waits
+		var b upstream.Batch
+		c.Respond(&b, 1, answer)
+		b.Done()
+	}
+	if len(o.waiting) > 0 {
+		t.Fatalf("the client was closed with %d bytes unread, and nothing more to come", o.waiting)
+	}
+	var b upstream.Batch
+	c.Respond(&b, 1, answer)
+	b.Done()
+	if len(o.waiting) != 1 || o.waiting[0] < limit {
+		t.Errorf("too slow with %d bytes unread, want it once and with more than %d", o.waiting, limit)
+	}
+	if _, err := far.Write([]byte{0}); err == nil {
+		t.Error("the connection is still open")
+	}
+}
 
 func TestTheCompressionFlagOfAFrameMeansNothingInV5(t *testing.T) {
 	t.Parallel()
