@@ -11,6 +11,7 @@ import (
 	"github.com/datastax/go-cassandra-native-protocol/message"
 	"github.com/datastax/go-cassandra-native-protocol/primitive"
 
+	"github.com/zdmproject/terraform-provider-zdm/cql/frame"
 	"github.com/zdmproject/terraform-provider-zdm/internal/cqltest"
 	"github.com/zdmproject/terraform-provider-zdm/proxy"
 	"github.com/zdmproject/terraform-provider-zdm/proxy/control"
@@ -180,5 +181,150 @@ func TestTheSuccessorsConnectionsTakeNoTimeFromRequestsInFlight(t *testing.T) {
 	}
 	if left := deadline.Sub(before) - first.WarmWithin; first.WarmWithin <= 0 || left < 8*time.Second {
 		t.Errorf("connections may take %s of %s, want 8 s left for requests", first.WarmWithin, deadline.Sub(before))
+	}
+}
+
+func TestMovedClientsUseTheConfiguredUserOfTheSuccessor(t *testing.T) {
+	t.Parallel()
+	w := start(t, phase.DualWrite, cqltest.Options{Username: "o", Password: "before"}, cqltest.Options{Username: "u", Password: "p"}, nil)
+	c := cqltest.Dial(t, w.addr, cqltest.Login{Username: "u", Password: "p"})
+	mustVoid(t, c.Query(t, insert))
+	old := w.srv
+	for _, password := range []string{"after", "later"} {
+		w.origin.SetPassword(password)
+		w.values["origin_password"] = password
+		next := successor(t, w, phase.DualWrite)
+		if err := old.Drain(context.Background(), moveInto(t, next)); err != nil {
+			t.Fatal(err)
+		}
+		mustVoid(t, c.Query(t, insert))
+		old = next
+	}
+}
+
+func TestALoginWithoutAMarkIsUsedAsItComes(t *testing.T) {
+	t.Parallel()
+	w := start(t, phase.DualWrite, cqltest.Options{Username: "o", Password: "p"}, cqltest.Options{Username: "u", Password: "p"}, nil)
+	c := cqltest.Dial(t, w.addr, cqltest.Login{Username: "u", Password: "p"})
+	next := successor(t, w, phase.DualWrite)
+	give := moveInto(t, next)
+	if err := w.srv.Drain(context.Background(), func(m control.Message, client *net.TCPConn) error {
+		if m.Session != nil {
+			if got := m.Session.Logins[phase.Origin]; got != (control.Login{Configured: true}) {
+				t.Errorf("the configured user's login is sent as %+v, want only the mark", got)
+			}
+			m.Session.Logins[phase.Origin] = control.Login{Username: "o", Password: "wrong"}
+		}
+		return give(m, client)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if m, ok := c.Query(t, insert).(*message.VoidResult); ok {
+		t.Errorf("a write with a wrong login at Origin: got %v, want an error", m)
+	}
+}
+
+func TestMovedClientsAreTakenAtTheLimit(t *testing.T) {
+	t.Parallel()
+	w := start(t, phase.DualWrite, cqltest.Options{}, cqltest.Options{}, nil)
+	clients := []*cqltest.Client{cqltest.Dial(t, w.addr, cqltest.Login{}), cqltest.Dial(t, w.addr, cqltest.Login{})}
+	next := successor(t, w, phase.DualWrite)
+	next.SetMaxClients(1)
+	if err := w.srv.Drain(context.Background(), moveInto(t, next)); err != nil {
+		t.Fatal(err)
+	}
+	if n := next.Status().Clients; n != len(clients) {
+		t.Fatalf("the successor has %d clients, want %d", n, len(clients))
+	}
+	for _, c := range clients {
+		mustVoid(t, c.Query(t, insert))
+	}
+}
+
+// lateListener hands what it accepts over only when it is closed.
+type lateListener struct {
+	net.Listener
+	accepted, closed chan struct{}
+}
+
+func (l *lateListener) Accept() (net.Conn, error) {
+	nc, err := l.Listener.Accept()
+	if err == nil {
+		close(l.accepted)
+		<-l.closed
+	}
+	return nc, err
+}
+
+func (l *lateListener) Close() error {
+	defer close(l.closed)
+	return l.Listener.Close()
+}
+
+func TestAClientThatWasAcceptedWhenTheMoveBeganMovesToo(t *testing.T) {
+	t.Parallel()
+	w := start(t, phase.DualWrite, cqltest.Options{}, cqltest.Options{}, nil)
+	inner, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &lateListener{inner, make(chan struct{}), make(chan struct{})}
+	if err := w.srv.Accept(l); err != nil {
+		t.Fatal(err)
+	}
+	nc := dialRaw(t, inner.Addr().String())
+	<-l.accepted
+	next := successor(t, w, phase.DualWrite)
+	if err := w.srv.Drain(context.Background(), moveInto(t, next)); err != nil {
+		t.Fatal(err)
+	}
+	startup := frame.AppendHeader(nil, frame.V4, false, 0, 1, frame.OpStartup, 0)
+	startup = frame.AppendString(frame.AppendString(frame.AppendShort(startup, 1), "CQL_VERSION"), "3.0.0")
+	frame.PutLength(startup)
+	if _, err := nc.Write(startup); err != nil {
+		t.Fatal(err)
+	}
+	if f, err := frame.NewReader(nc, frame.MaxBody).Next(); err != nil || f.Opcode() != frame.OpReady {
+		t.Errorf("STARTUP: got % x, %v; want READY", f, err)
+	}
+}
+
+func TestAStatementThatTookTheLastPlaceOfTheCacheMoves(t *testing.T) {
+	t.Parallel()
+	w := start(t, phase.DualWrite, cqltest.Options{}, cqltest.Options{}, map[string]string{"proxy_max_prepared_statement_cache_size": "1"})
+	c := cqltest.Dial(t, w.addr, cqltest.Login{})
+	id := prepare(t, c, insert)
+	next := successor(t, w, phase.DualWrite)
+	give := moveInto(t, next)
+	if err := w.srv.Drain(context.Background(), func(m control.Message, client *net.TCPConn) error {
+		if client == nil { // the statements of now are told; clients are still served
+			id = prepare(t, c, count)
+		}
+		return give(m, client)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if m, ok := execute(t, c, id).(*message.Unprepared); ok {
+		t.Errorf("got %v, want an answer: the statement was prepared before the client moved", m)
+	}
+}
+
+func TestASchemaEventThatWaitsForTheOtherSideMoves(t *testing.T) {
+	t.Parallel()
+	w := start(t, phase.DualWrite, cqltest.Options{}, cqltest.Options{}, nil)
+	c := registered(t, w, cqltest.Login{})
+	w.origin.Emit(altered("waits"))
+	w.origin.Emit(altered("of_both"))
+	w.target.Emit(altered("of_both"))
+	if e := schemaEvent(t, c); e.Keyspace != "of_both" {
+		t.Fatalf("got %v, want the change that both have", e)
+	}
+	next := successor(t, w, phase.DualWrite)
+	if err := w.srv.Drain(context.Background(), moveInto(t, next)); err != nil {
+		t.Fatal(err)
+	}
+	w.target.Emit(altered("waits"))
+	if e := schemaEvent(t, c); e.Keyspace != "waits" {
+		t.Errorf("got %v, want the change of which the successor has seen one half", e)
 	}
 }

@@ -159,6 +159,11 @@ func (s *Server) Adopt(ctx context.Context, m control.Message, nc net.Conn) erro
 	for i := range m.Statements {
 		s.env.Learn(&m.Statements[i])
 	}
+	for _, side := range phase.Sides {
+		for _, body := range m.Waiting[side] {
+			s.pair(side, body)
+		}
+	}
 	s.warmSessions(ctx, &m)
 	if m.Session == nil {
 		return nil
@@ -169,6 +174,11 @@ func (s *Server) Adopt(ctx context.Context, m control.Message, nc net.Conn) erro
 	ses, err := session.Adopt(&s.env, nc, m.Session)
 	if err != nil {
 		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.draining {
+		return errDraining
 	}
 	return s.enter(ses)
 }

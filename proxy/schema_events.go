@@ -28,6 +28,11 @@ func (s *Server) onSchemaChange(side phase.Side, body []byte) {
 			s.env.Cache.Alter(string(e.Keyspace), "")
 		}
 	}
+	s.pair(side, body)
+}
+
+// pair holds an event back until the other side has had it.
+func (s *Server) pair(side phase.Side, body []byte) {
 	rule := s.env.Rule()
 	if rule == nil {
 		return
@@ -61,6 +66,13 @@ func (s *Server) onSchemaMissed(side phase.Side, keyspaces []string) {
 	if rule := s.env.Rule(); rule != nil && route.SystemSide(rule, s.env.Routing) == side {
 		s.tell(bodies)
 	}
+}
+
+// waitingEvents are those that only one side has sent so far, by side.
+func (s *Server) waitingEvents() [2][][]byte {
+	s.schema.mu.Lock()
+	defer s.schema.mu.Unlock()
+	return s.schema.pairs.Waiting()
 }
 
 // tell sends schema events to the clients that have registered for them.

@@ -48,6 +48,7 @@ type Server struct {
 	maxClients int
 	ctx        context.Context
 	running    sync.WaitGroup // accept loops and sessions
+	accepting  sync.WaitGroup // accept loops
 
 	schema schemaEvents
 }
@@ -123,7 +124,7 @@ func New(cfg *config.Config, log *slog.Logger) (*Server, error) {
 func (s *Server) Budget() *client.Budget { return s.env.Budget }
 
 // SetMaxClients bounds the clients that come from now on; those that are there
-// stay.
+// stay, and those that another process hands over are taken.
 func (s *Server) SetMaxClients(n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -204,7 +205,11 @@ func (s *Server) Accept(l net.Listener) error {
 		return errDraining
 	}
 	s.listeners[l] = struct{}{}
-	s.running.Go(func() { s.acceptLoop(l) })
+	s.accepting.Add(1)
+	s.running.Go(func() {
+		defer s.accepting.Done()
+		s.acceptLoop(l)
+	})
 	return nil
 }
 
@@ -231,7 +236,7 @@ func (s *Server) acceptLoop(l net.Listener) {
 // admit starts a session, or closes the connection.
 func (s *Server) admit(nc net.Conn) {
 	ses := session.New(&s.env, s.transport.Client(nc))
-	if err := s.enter(ses); err != nil {
+	if err := s.enterNew(ses); err != nil {
 		_ = nc.Close()
 		s.env.Log.Warn("client refused", "client", nc.RemoteAddr(), "cause", err)
 	}
@@ -239,18 +244,25 @@ func (s *Server) admit(nc net.Conn) {
 
 var errDraining = errors.New("the proxy is draining; no new clients")
 
-// enter serves a session, if there is room.
-func (s *Server) enter(ses *session.Session) error {
+// enterNew serves the session of a client that has just connected, if there is room.
+// A drain lets in what has been accepted: it may move.
+func (s *Server) enterNew(ses *session.Session) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if len(s.sessions) >= s.maxClients {
+		s.env.Metrics.Rejected(metrics.Clients)
+		return fmt.Errorf("there are %d clients; raise proxy_max_client_connections", len(s.sessions))
+	}
+	return s.enter(ses)
+}
+
+// enter serves a session. It runs under mu.
+func (s *Server) enter(ses *session.Session) error {
 	switch {
-	case s.draining || s.ctx == nil || s.ctx.Err() != nil:
+	case s.ctx == nil || s.ctx.Err() != nil:
 		return errDraining
 	case s.env.Rule() == nil:
 		return errors.New("the proxy has no phase yet")
-	case len(s.sessions) >= s.maxClients:
-		s.env.Metrics.Rejected(metrics.Clients)
-		return fmt.Errorf("there are %d clients; raise proxy_max_client_connections", len(s.sessions))
 	}
 	s.sessions[ses] = struct{}{}
 	s.env.Metrics.Clients.Add(1)
@@ -288,7 +300,7 @@ func (s *Server) Drain(ctx context.Context, move session.Move) error {
 		defer quiet()
 	} else {
 		m := session.NewMover(&s.env, move)
-		if err := m.First(s.snapshot(), s.warmWithin(ctx)); err != nil {
+		if err := m.First(s.snapshot(), s.waitingEvents(), s.warmWithin(ctx)); err != nil {
 			s.env.Log.Warn("clients cannot move; they will be closed", "cause", err)
 			move = nil
 		} else {
@@ -299,6 +311,7 @@ func (s *Server) Drain(ctx context.Context, move session.Move) error {
 	s.draining = true
 	s.mu.Unlock()
 	s.closeListeners()
+	s.accepting.Wait() // whom they have accepted is in
 	late := s.drainSessions(ctx, move != nil)
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()

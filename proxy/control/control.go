@@ -88,6 +88,10 @@ type Message struct {
 	// Timestamp is the greatest that the old process has given to a write: those of
 	// the new one are greater. 0 if it gives none.
 	Timestamp int64 `json:"timestamp,omitempty"`
+	// Waiting, by side, are the schema events that only that side has sent so far,
+	// oldest first: the new process may not have been there when they came. In the
+	// first message.
+	Waiting [2][][]byte `json:"waiting,omitzero"`
 	// Session is the client whose socket comes with the message.
 	Session *Session `json:"session,omitempty"`
 }
@@ -123,8 +127,12 @@ const (
 	Established
 )
 
-// Login is what a session uses on a side.
+// Login is what a session uses on a side: the user that is configured for it, as
+// the process that takes over has it, or a login of the client's own.
 type Login struct {
+	// Configured: Username and Password are empty.
+	Configured bool `json:"configured,omitempty"`
+
 	Username string `json:"username,omitempty"`
 	Password string `json:"password,omitempty"`
 }

@@ -65,6 +65,14 @@ func (p *Pairs) Expire(answering phase.Side, now time.Time) (pass [][]byte) {
 	return pass
 }
 
+// Waiting are the bodies that wait, by side, oldest first.
+func (p *Pairs) Waiting() (bodies [2][][]byte) {
+	for _, w := range p.waiting {
+		bodies[w.side] = append(bodies[w.side], []byte(w.body))
+	}
+	return bodies
+}
+
 // giveUp ends the wait of the oldest event.
 func (p *Pairs) giveUp(pass [][]byte, answering phase.Side) [][]byte {
 	w := p.waiting[0]

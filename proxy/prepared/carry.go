@@ -32,6 +32,35 @@ func (s *Statement) Carry() control.Statement {
 	return c
 }
 
+// News tells another process of what comes into a cache. Its caller keeps calls
+// apart.
+type News struct {
+	cache *Cache
+	known map[*Statement]bool // the other process has them
+	added uint64              // to the cache, when known was made
+}
+
+// NewNews makes the news for a process that knows nothing of c yet.
+func NewNews(c *Cache) *News { return &News{cache: c, known: make(map[*Statement]bool)} }
+
+// Carry are the statements that were not carried before. It looks through the cache
+// only if there are any.
+func (n *News) Carry() []control.Statement {
+	added := n.cache.Added()
+	if added == n.added {
+		return nil
+	}
+	n.added = added // before All: what comes between is looked for again
+	var out []control.Statement
+	for _, st := range n.cache.All() {
+		if !n.known[st] {
+			n.known[st] = true
+			out = append(out, st.Carry())
+		}
+	}
+	return out
+}
+
 // Carried is the statement that another process told of. What it means is read
 // from its text, as it was when it was prepared. It is nil if the rule wants
 // another text now: then the client is to hear UNPREPARED, and prepare again.

@@ -200,6 +200,7 @@ type Cache struct {
 	ring  []*Statement // all of byID, in no order; the clock's face
 	hand  int
 	bytes int // of all, as size tells
+	added uint64
 }
 
 // NewCache makes a cache for capacity statements of maxBytes in all; less than 1
@@ -254,6 +255,7 @@ func (c *Cache) Put(s *Statement) *Statement {
 			}
 		}
 		c.byID[string(s.ID)] = s
+		c.added++
 		c.bytes += s.size() - old.size()
 		return s
 	}
@@ -262,6 +264,7 @@ func (c *Cache) Put(s *Statement) *Statement {
 	}
 	c.byID[string(s.ID)] = s
 	c.ring = append(c.ring, s)
+	c.added++
 	c.bytes += s.size()
 	return s
 }
@@ -317,6 +320,14 @@ func (s *Statement) renew(later *Statement) {
 			s.SetSide(side, m)
 		}
 	}
+}
+
+// Added is how many statements have come into the cache so far, those that it has
+// forgotten included: while it stays, All has nothing new.
+func (c *Cache) Added() uint64 {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.added
 }
 
 // Len is the number of statements.

@@ -142,3 +142,17 @@ func TestCacheIsBoundedInBytesToo(t *testing.T) {
 		t.Errorf("there are %d statements, want the 500 small ones: forgotten ones must not count", n)
 	}
 }
+
+func TestTheCacheCountsWhatIsNewAlsoWhereItForgets(t *testing.T) {
+	t.Parallel()
+	c := prepared.NewCache(1, 1<<20)
+	for i, tt := range []struct {
+		id   string
+		want uint64
+	}{{"x", 1}, {"x", 1}, {"y", 2}, {"x", 3}} {
+		c.Put(told(tt.id, "a,b", phase.Origin))
+		if got := c.Added(); got != tt.want {
+			t.Errorf("step %d, %s: %d statements were added, want %d", i, tt.id, got, tt.want)
+		}
+	}
+}

@@ -161,21 +161,25 @@ func (s *Session) authenticate(f frame.Frame) error {
 // whose credentials it sends, the configured user on the other one. A side that
 // asks for no login gets none.
 func (s *Session) setKeys(user string, password secret.String) {
-	cfg := s.env.Config
 	given := upstream.Key{Username: user, Password: password, Version: s.client.Version}
 	asker := s.env.credentialSide()
 	for _, side := range phase.Sides {
-		own := upstream.Key{Username: cfg.Clusters[side].Username, Password: cfg.Clusters[side].Password, Version: s.client.Version}
 		switch {
-		case cfg.ClientCredentials == config.CredentialsSame, side == asker:
+		case s.env.Clusters[side].Control().Topology() != nil && s.env.authenticator(side) == "":
+			s.keys[side] = upstream.Key{Version: s.client.Version}
+		case s.env.Config.ClientCredentials == config.CredentialsSame, side == asker:
 			s.keys[side] = given
 		default:
-			s.keys[side] = own
-		}
-		if s.env.Clusters[side].Control().Topology() != nil && s.env.authenticator(side) == "" {
-			s.keys[side] = upstream.Key{Version: s.client.Version}
+			s.keys[side] = s.env.configured(side, s.client.Version)
+			s.asOwn |= phase.Of(side)
 		}
 	}
+}
+
+// configured is the login of the user that is configured for a side.
+func (e *Env) configured(side phase.Side, v frame.Version) upstream.Key {
+	c := &e.Config.Clusters[side]
+	return upstream.Key{Username: c.Username, Password: c.Password, Version: v}
 }
 
 // login checks the credentials with every side that the phase needs, and

@@ -24,8 +24,8 @@ type Mover struct {
 	env  *Env
 	send Move
 
-	mu    sync.Mutex
-	known map[string]bool // ids of the statements that the other process has
+	mu   sync.Mutex
+	news *prepared.News // for the other process
 }
 
 var (
@@ -35,7 +35,7 @@ var (
 
 // NewMover makes the sessions of e that drain from now on move by send.
 func NewMover(e *Env, send Move) *Mover {
-	return &Mover{env: e, send: send, known: make(map[string]bool)}
+	return &Mover{env: e, send: send, news: prepared.NewNews(e.Cache)}
 }
 
 // Start has sessions that are drained move, and not be closed.
@@ -43,12 +43,13 @@ func (m *Mover) Start() { m.env.mover.Store(m) }
 
 // First tells the other process what it will need, and returns when it has it, or
 // could not have it within a time.
-func (m *Mover) First(sessions []*Session, within time.Duration) error {
-	message := control.Message{Statements: m.news(), Timestamp: m.env.Timestamps.Last(), WarmWithin: within}
+func (m *Mover) First(sessions []*Session, waiting [2][][]byte, within time.Duration) error {
+	message := control.Message{Statements: m.news.Carry(), Waiting: waiting, Timestamp: m.env.Timestamps.Last(), WarmWithin: within}
 	type kind struct {
 		version  frame.Version
 		keyspace string
 		keys     [2]upstream.Key
+		asOwn    phase.Set
 	}
 	seen := make(map[kind]bool)
 	for _, ses := range sessions {
@@ -56,26 +57,13 @@ func (m *Mover) First(sessions []*Session, within time.Duration) error {
 		if sc == nil {
 			continue
 		}
-		k := kind{ses.client.Version, sc.keyspace, ses.keys}
+		k := kind{ses.client.Version, sc.keyspace, ses.keys, ses.asOwn}
 		if !seen[k] {
 			seen[k] = true
 			message.Warm = append(message.Warm, ses.describe(sc))
 		}
 	}
 	return m.send(message, nil)
-}
-
-// news are the statements that the other process does not know yet.
-func (m *Mover) news() []control.Statement {
-	var out []control.Statement
-	for _, st := range m.env.Cache.All() {
-		if m.known[string(st.ID)] {
-			continue
-		}
-		m.known[string(st.ID)] = true
-		out = append(out, st.Carry())
-	}
-	return out
 }
 
 // give moves a session that has nothing in flight and nothing to write.
@@ -95,11 +83,7 @@ func (m *Mover) give(s *Session) error {
 	st.Driver, st.Compression, st.Unread = s.driver.String(), s.client.Compression().String(), s.client.Unread()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	message := control.Message{Session: &st, Timestamp: m.env.Timestamps.Last()}
-	if m.env.Cache.Len() != len(m.known) {
-		message.Statements = m.news()
-	}
-	return m.send(message, tcp)
+	return m.send(control.Message{Session: &st, Statements: m.news.Carry(), Timestamp: m.env.Timestamps.Last()}, tcp)
 }
 
 // describe is what an established session is to the clusters. It may be called
@@ -107,23 +91,34 @@ func (m *Mover) give(s *Session) error {
 func (s *Session) describe(sc *scope) control.Session {
 	st := control.Session{Version: uint8(s.client.Version), Keyspace: sc.keyspace, Events: s.Wants(events.Schema), StatusEvents: s.Wants(events.Status)}
 	for _, side := range phase.Sides {
+		if s.asOwn.Has(side) {
+			st.Logins[side].Configured = true
+			continue
+		}
 		st.Logins[side] = control.Login{Username: s.keys[side].Username, Password: s.keys[side].Password.Reveal()}
 	}
 	return st
 }
 
-func keysOf(st *control.Session) (keys [2]upstream.Key) {
+// keysOf are the logins that a session comes with, and where they are this
+// process's own.
+func (e *Env) keysOf(st *control.Session) (keys [2]upstream.Key, asOwn phase.Set) {
 	for _, side := range phase.Sides {
-		l := st.Logins[side]
+		l := &st.Logins[side]
+		if l.Configured {
+			keys[side] = e.configured(side, frame.Version(st.Version))
+			asOwn |= phase.Of(side)
+			continue
+		}
 		keys[side] = upstream.Key{Username: l.Username, Password: secret.New(l.Password), Version: frame.Version(st.Version)}
 	}
-	return keys
+	return keys, asOwn
 }
 
 // Warm opens what sessions of a kind will use, so that their first request
 // finds it.
 func (e *Env) Warm(ctx context.Context, needed phase.Set, st *control.Session) error {
-	keys := keysOf(st)
+	keys, _ := e.keysOf(st)
 	for _, side := range needed.Each() {
 		key := keys[side]
 		key.Keyspace = st.Keyspace
@@ -200,7 +195,7 @@ func Adopt(e *Env, nc net.Conn, st *control.Session) (*Session, error) {
 		s.state = started
 	case control.Established:
 		s.state = ready
-		s.keys = keysOf(st)
+		s.keys, s.asOwn = e.keysOf(st)
 		s.events.Store(uint32(events.Of(st.Events, st.StatusEvents)))
 		s.scope.Store(s.scopeFor(st.Keyspace))
 	}

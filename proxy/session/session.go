@@ -54,6 +54,7 @@ type Session struct {
 	unsent  int              // requests since the last flush
 	scopes  []*scope         // every keyspace the client has used
 	keys    [2]upstream.Key  // without keyspace; set by login
+	asOwn   phase.Set        // where keys are those of the configured user
 
 	// Shared.
 	client   client.Conn
