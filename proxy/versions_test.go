@@ -3,6 +3,7 @@ package proxy_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"reflect"
 	"slices"
@@ -358,4 +359,17 @@ func TestDescribeGoesOnWithItsPagesThroughEveryChangeOfPhase(t *testing.T) {
 	if side, _ := ask([]byte{byte(phase.Origin)}); side != "origin" {
 		t.Errorf("an untagged state went to %s, want the primary", side)
 	}
+}
+
+func TestAClientIsNotToldToStepDownWhenASideCannotBeAsked(t *testing.T) {
+	t.Parallel()
+	w := startAll(t, phase.DualWrite, nil)
+	login := cqltest.Login{Version: primitive.ProtocolVersion5}
+	w.target.Stop()
+	var refused *cqltest.Refused
+	if _, err := cqltest.Connect(t, w.addr, login); err == nil || errors.As(err, &refused) {
+		t.Errorf("without target: %v, want the connection closed without an answer", err)
+	}
+	w.target.Restart()
+	cqltest.Dial(t, w.addr, login)
 }

@@ -71,6 +71,8 @@ func (e *Env) Rule() *phase.Rule { return e.Phase.Load().Rule }
 // both clusters do.
 var known = []frame.Version{frame.V3, frame.V4, frame.V5, frame.DSE1, frame.DSE2}
 
+var standard = known[:3] // those that are not of DSE
+
 // loginSides are those that a client's login needs: what the phase needs, and
 // the side whose credentials clients send.
 func (e *Env) loginSides() phase.Set {
@@ -122,13 +124,14 @@ func (e *Env) OnTopology(side phase.Side, t *cluster.Topology) {
 }
 
 // serves reports whether a client may speak v now: every side that it will use
-// must speak it too, since bodies are passed on as they are.
-func (e *Env) serves(ctx context.Context, v frame.Version) bool {
+// must speak it too, since bodies are passed on as they are. The error is that a
+// side could not be asked: a client that is told no would step down for good.
+func (e *Env) serves(ctx context.Context, v frame.Version) (bool, error) {
 	if e.Blocked[v] {
-		return false
+		return false, nil
 	}
 	if v <= frame.V4 {
-		return v >= frame.V3
+		return v >= frame.V3, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, e.Config.Listen.LoginTimeout)
 	defer cancel()
@@ -136,12 +139,13 @@ func (e *Env) serves(ctx context.Context, v frame.Version) bool {
 		speaks, err := e.Clusters[side].Speaks(ctx, v)
 		if err != nil {
 			e.Log.Info("protocol version not offered: a side cannot be asked", "version", int(v), "cluster", side, "cause", err)
+			return false, err
 		}
 		if !speaks {
-			return false
+			return false, nil
 		}
 	}
-	return true
+	return true, nil
 }
 
 // offers are what the clusters that are in use answer OPTIONS with: first the
@@ -158,16 +162,20 @@ func (e *Env) offers() (out []map[string][]string) {
 
 // bounds are the lowest and the greatest version that clients may speak now, DSE
 // versions apart.
-func (e *Env) bounds(ctx context.Context) (lowest, greatest frame.Version) {
-	for _, v := range known {
-		if v <= frame.V5 && e.serves(ctx, v) {
+func (e *Env) bounds(ctx context.Context) (lowest, greatest frame.Version, err error) {
+	for _, v := range standard {
+		served, err := e.serves(ctx, v)
+		if err != nil {
+			return 0, 0, err
+		}
+		if served {
 			if lowest == 0 {
 				lowest = v
 			}
 			greatest = v
 		}
 	}
-	return lowest, greatest
+	return lowest, greatest, nil
 }
 
 // makeTables makes the system tables that clients see in front of a cluster.

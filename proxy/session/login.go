@@ -26,9 +26,12 @@ func (s *Session) handle(f frame.Frame) error {
 		if s.client.Version != 0 {
 			return s.protocolError(f, fmt.Sprintf("Invalid message version. Got %d but previous messages on this connection had version %d", v, s.client.Version))
 		}
-		if !s.env.serves(s.ctx, v) {
-			s.refuseVersion(byte(v))
-			return errRefused
+		served, err := s.env.serves(s.ctx, v)
+		if err != nil {
+			return err
+		}
+		if !served {
+			return s.refuseVersion(byte(v))
 		}
 		s.client.Version = v
 	}

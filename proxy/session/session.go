@@ -279,7 +279,9 @@ func (s *Session) readFailed(err error) error {
 			s.tellStranger(what)
 			return err
 		}
-		s.refuseVersion(version.Got)
+		if err := s.refuseVersion(version.Got); !errors.Is(err, errRefused) {
+			return err
+		}
 	case errors.As(err, &limit):
 		s.client.RespondError(&s.batch, 0, frame.ErrorBody{Code: frame.ErrProtocol, Message: limit.Error()})
 	default:

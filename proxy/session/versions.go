@@ -10,14 +10,19 @@ import (
 // refuseVersion tells a client which versions are served, in Cassandra's words:
 // gocql reads the greatest version out of them, others look for the beginning,
 // and all look at the version of this very frame. The stream id is 0, as of all
-// protocol errors: gocql steps down only then (CASSGO-97).
-func (s *Session) refuseVersion(got byte) {
-	lowest, greatest := s.env.bounds(s.ctx)
+// protocol errors: gocql steps down only then (CASSGO-97). It returns errRefused, or
+// why nothing was told: what is served is not known, and the client is to come again.
+func (s *Session) refuseVersion(got byte) error {
+	lowest, greatest, err := s.env.bounds(s.ctx)
+	if err != nil {
+		return err
+	}
 	s.client.Version = max(greatest, frame.V3)
 	s.client.RespondError(&s.batch, 0, frame.ErrorBody{
 		Code:    frame.ErrProtocol,
 		Message: fmt.Sprintf("Invalid or unsupported protocol version (%d); the lowest supported version is %d and the greatest is %d", got, lowest, greatest),
 	})
+	return errRefused
 }
 
 // respondSupported answers OPTIONS. Of what the clusters offer it passes on the
@@ -30,8 +35,9 @@ func (s *Session) respondSupported(f frame.Frame) {
 		compression = append(compression, frame.Snappy.String())
 	}
 	var versions, cql, product []string
-	for _, v := range known {
-		if v <= frame.V5 && s.env.serves(s.ctx, v) {
+	for _, v := range standard {
+		// What cannot be asked now is left out.
+		if served, err := s.env.serves(s.ctx, v); err == nil && served {
 			versions = append(versions, fmt.Sprintf("%d/v%d", v, v))
 		}
 	}
@@ -48,22 +54,11 @@ func (s *Session) respondSupported(f frame.Frame) {
 	if len(cql) == 0 {
 		cql = []string{cqlVersion}
 	}
-	type option struct {
-		name   string
-		values []string
-	}
-	options := []option{{"CQL_VERSION", cql}, {"COMPRESSION", compression}, {"PROTOCOL_VERSIONS", versions}}
+	options := []frame.Option{{Name: "CQL_VERSION", Values: cql}, {Name: "COMPRESSION", Values: compression}, {Name: "PROTOCOL_VERSIONS", Values: versions}}
 	if len(product) > 0 {
-		options = append(options, option{"PRODUCT_TYPE", product})
+		options = append(options, frame.Option{Name: "PRODUCT_TYPE", Values: product})
 	}
-	out := frame.AppendHeader(nil, s.client.Version, true, 0, f.Stream(), frame.OpSupported, 0)
-	out = frame.AppendShort(out, uint16(len(options)))
-	for _, o := range options {
-		out = frame.AppendString(out, o.name)
-		out = frame.AppendStringList(out, o.values)
-	}
-	frame.PutLength(out)
-	s.client.Respond(&s.batch, f.Stream(), out)
+	s.client.Respond(&s.batch, f.Stream(), frame.Supported(s.client.Version, options))
 }
 
 // cqlVersion is told while no cluster was asked: that of the oldest Cassandra

@@ -29,8 +29,8 @@ type Key struct {
 const (
 	retryMin = 50 * time.Millisecond
 	retryMax = time.Second
-	// refusedRetry is for a node that refuses the credentials: each attempt costs
-	// it a check of the password, and may count towards a lock of the account.
+	// refusedRetry is for a pool whose credentials a node refuses: each attempt
+	// costs a check of the password, and may count towards a lock of the account.
 	refusedRetry = 30 * time.Second
 )
 
@@ -52,6 +52,8 @@ type Pool struct {
 	failing  int                // connections whose last attempt failed
 	lastErr  error
 	verified time.Time // when a login last succeeded
+	refused  error     // how a node refused the credentials; nil: none has since one took them
+	retryAt  time.Time // when refused credentials may be tried again
 	refs     int
 	idle     time.Time // since when refs is 0
 	closed   bool
@@ -271,7 +273,7 @@ func (p *Pool) keep(ctx, life context.Context, l *line, nc net.Conn) {
 	for ctx.Err() == nil {
 		var err error
 		if nc == nil {
-			nc, err = p.pools.connect(ctx, m.node, p.key)
+			nc, err = p.connect(ctx, m.node)
 		}
 		if err != nil {
 			p.note(ctx, m, &failing, err)
@@ -307,12 +309,51 @@ func (p *Pool) keep(ctx, life context.Context, l *line, nc net.Conn) {
 	}
 }
 
+// connect opens a connection, unless the node is to be spared that.
+func (p *Pool) connect(ctx context.Context, n cluster.Node) (net.Conn, error) {
+	if err := p.spare(time.Now()); err != nil {
+		return nil, err
+	}
+	nc, err := p.pools.connect(ctx, n, p.key)
+	if err != nil && ctx.Err() != nil {
+		return nil, err // the end of the pool is no failure of the node
+	}
+	p.tried(time.Now(), err)
+	if err != nil {
+		p.pools.opts.ConnectFailed(p.pools.side, n.Name())
+	}
+	return nc, err
+}
+
+// spare returns the refusal of the credentials if it is too early to try them
+// again. Otherwise it is the caller's turn, and nobody else's for a while.
+func (p *Pool) spare(now time.Time) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.refused != nil && now.Before(p.retryAt) {
+		return p.refused
+	}
+	p.retryAt = now.Add(refusedRetry)
+	return nil
+}
+
+// tried notes what an attempt says of the credentials.
+func (p *Pool) tried(now time.Time, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case err == nil:
+		p.refused = nil
+	case badCredentials(err):
+		p.refused, p.retryAt, p.verified = err, now.Add(refusedRetry), time.Time{}
+	}
+}
+
 // pause waits before the next attempt, half fixed, half by chance: the
 // connections of many pools to one node do not come back in one moment.
 func (p *Pool) pause(ctx context.Context, wait *time.Duration) {
 	select {
 	case <-ctx.Done():
-	case <-p.pools.kicked():
 	case <-time.After(*wait/2 + rand.N(*wait/2)):
 	}
 	*wait = min(*wait*2, retryMax)
@@ -347,10 +388,6 @@ func (p *Pool) note(ctx context.Context, m *member, failing *bool, err error) {
 	*failing = err != nil
 	if err != nil {
 		p.lastErr = err
-		p.pools.opts.ConnectFailed(p.pools.side, m.node.Name())
-		if badCredentials(err) {
-			p.verified = time.Time{}
-		}
 	}
 	p.broadcast()
 }

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/datastax/go-cassandra-native-protocol/message"
 	"github.com/datastax/go-cassandra-native-protocol/primitive"
 
 	"github.com/zdmproject/terraform-provider-zdm/cql/frame"
@@ -517,5 +518,65 @@ func TestARefusedPasswordIsNotTriedLikeANodeThatIsDown(t *testing.T) {
 		if got := pauseAfter(err, retryMin); got != retryMin {
 			t.Errorf("after %v the pause is %s, want %s", err, got, retryMin)
 		}
+	}
+}
+
+func TestRefusedCredentialsAreTriedOnceForAllLinesOfAPool(t *testing.T) {
+	t.Parallel()
+	p := &Pool{}
+	now := time.Now()
+	for range 2 {
+		if err := p.spare(now); err != nil {
+			t.Errorf("a pool that nobody refused is not to try: %v", err)
+		}
+	}
+	p.tried(now, fmt.Errorf("node: %w", &cluster.NodeError{Code: frame.ErrBadCredentials}))
+	if err := p.spare(now.Add(refusedRetry - 1)); !badCredentials(err) {
+		t.Errorf("right after a refusal: %v, want it again without asking", err)
+	}
+	if err := p.spare(now.Add(refusedRetry)); err != nil {
+		t.Errorf("after its pause: %v, want a turn", err)
+	}
+	if err := p.spare(now.Add(refusedRetry)); !badCredentials(err) {
+		t.Errorf("while another one tries: %v, want the refusal", err)
+	}
+	p.tried(now, nil)
+	if err := p.spare(now); err != nil {
+		t.Errorf("once they were taken: %v, want a turn", err)
+	}
+}
+
+func TestAChangeOfTheSchemaHasNoPasswordTriedAgain(t *testing.T) {
+	t.Parallel()
+	login := cqltest.Options{Username: "app", Password: "sesame"}
+	nodes := cqltest.StartCluster(t, "127.73.28.1", 1, login)
+	node := nodes.Nodes[0]
+	c := serveCluster(t, nodes, login, time.Minute)
+	key := Key{Username: "app", Password: secret.New("sesame"), Version: frame.V4}
+	p, _ := acquire(t, c, key)
+	var refuse atomic.Bool
+	refuse.Store(true)
+	node.Handle(func(r cqltest.Request) cqltest.Reply {
+		if refuse.Load() && r.Opcode == primitive.OpCodeAuthResponse {
+			return cqltest.Error(primitive.ErrorCodeAuthenticationError, "no")
+		}
+		return cqltest.Ordinary()
+	})
+	node.DropConnections()
+	until(t, "the pool gives up", func() bool { return p.Hopeless() != nil })
+	refuse.Store(false)
+	until(t, "the control connection is back", func() bool { return c.Control().Status().Connected })
+	node.ClearRequests()
+	node.SetSchemaVersion(primitive.UUID{1})
+	before := c.Control().Topology()
+	node.Emit(&message.SchemaChangeEvent{ChangeType: primitive.SchemaChangeTypeCreated,
+		Target: primitive.SchemaChangeTargetKeyspace, Keyspace: "ks"})
+	until(t, "the change is known", func() bool { return c.Control().Topology() != before })
+	const others = 5 // logins, each of which takes longer than the one that must not be
+	for i := range others {
+		acquire(t, c, Key{Username: "app", Password: key.Password, Version: frame.V4, Keyspace: fmt.Sprint("ks", i)})
+	}
+	if n := len(node.Requests(cqltest.WithOpcode(primitive.OpCodeAuthResponse))); n != others {
+		t.Errorf("the node checked %d passwords, want %d", n, others)
 	}
 }

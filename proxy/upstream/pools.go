@@ -28,6 +28,9 @@ const (
 	// it nothing and does not count. A node that does not answer keeps only its own
 	// waiting.
 	handshakes = 4
+	// askTimeout is how long one node may take to say whether it speaks a version,
+	// while clients wait for their first answer and others may be asked.
+	askTimeout = 2 * time.Second
 	// idlePool is how long a pool that no client uses stays open.
 	idlePool = time.Minute
 	// defaultMaxPools is for owners that set no bound.
@@ -76,8 +79,7 @@ type Pools struct {
 	mu     sync.Mutex
 	pools  map[Key]*Pool
 	logins map[Key]*login
-	speaks map[spoken]bool
-	kick   chan struct{}                    // closed and replaced when a node may be back
+	speaks map[spoken]*question
 	turns  map[netip.AddrPort]chan struct{} // of each node, one token for each handshake that runs
 }
 
@@ -91,8 +93,8 @@ type login struct {
 func New(o Options) (*Pools, error) {
 	c := &Pools{
 		side: o.Control.Side, opts: o, scale: defaultScale(), idle: idlePool,
-		started: make(chan struct{}), pools: make(map[Key]*Pool), logins: make(map[Key]*login), speaks: make(map[spoken]bool),
-		kick: make(chan struct{}), turns: make(map[netip.AddrPort]chan struct{}),
+		started: make(chan struct{}), pools: make(map[Key]*Pool), logins: make(map[Key]*login), speaks: make(map[spoken]*question),
+		turns: make(map[netip.AddrPort]chan struct{}),
 	}
 	inner := o.Control.OnTopology
 	o.Control.OnTopology = func(t *cluster.Topology) {
@@ -228,9 +230,9 @@ func (p *Pool) hold(fresh bool) bool {
 	return true
 }
 
-// Speaks reports whether the side's nodes speak a protocol version. It asks one
-// of them once, and again when the cluster was upgraded meanwhile. The error is
-// that no node could be asked.
+// Speaks reports whether the side's nodes speak a protocol version. One of them
+// is asked once, for all who want to know, and again when the cluster was upgraded
+// meanwhile. The error is that no node could be asked.
 func (c *Pools) Speaks(ctx context.Context, v frame.Version) (bool, error) {
 	t := c.control.Topology()
 	if t == nil {
@@ -241,32 +243,65 @@ func (c *Pools) Speaks(ctx context.Context, v frame.Version) (bool, error) {
 	}
 	key := spoken{v, t.Release}
 	c.mu.Lock()
-	speaks, known := c.speaks[key]
+	q := c.speaks[key]
+	if q == nil {
+		if c.ctx.Err() != nil {
+			c.mu.Unlock()
+			return false, &LostError{Side: c.side, Cause: fmt.Errorf("%w: %w", ErrNoConnection, context.Cause(c.ctx))}
+		}
+		q = &question{done: make(chan struct{})}
+		c.speaks[key] = q
+		c.wg.Go(func() { c.askVersion(t.Nodes, key, q) })
+	}
 	c.mu.Unlock()
-	if known {
-		return speaks, nil
+	select {
+	case <-q.done:
+		return q.speaks, q.err
+	case <-ctx.Done():
+		return false, &LostError{Side: c.side, Cause: fmt.Errorf("%w: %w", ErrNoConnection, context.Cause(ctx))}
 	}
-	nc, err := c.connect(ctx, t.Nodes[rand.N(len(t.Nodes))], Key{Version: v})
-	if nc != nil {
-		_ = nc.Close() // it was opened to ask
-	}
-	switch {
-	case err == nil, errors.Is(err, cluster.ErrLoginNeeded):
-		speaks = true
-	case cluster.VersionRefused(err):
-	default:
-		return false, err
-	}
-	c.mu.Lock()
-	c.speaks[key] = speaks
-	c.mu.Unlock()
-	return speaks, nil
 }
 
 // spoken is a version that nodes of a release were asked for.
 type spoken struct {
 	version frame.Version
 	release string
+}
+
+// question is whether a version is spoken. What is below done is set before that
+// is closed; with an error the question is forgotten.
+type question struct {
+	done   chan struct{}
+	speaks bool
+	err    error
+}
+
+// askVersion asks one node after the other until one answers. Like a login it
+// belongs to no caller.
+func (c *Pools) askVersion(nodes []cluster.Node, key spoken, q *question) {
+	defer close(q.done)
+	ctx, cancel := context.WithTimeout(c.ctx, c.opts.Control.ConnectTimeout)
+	defer cancel()
+	for _, i := range rand.Perm(len(nodes)) {
+		actx, done := context.WithTimeout(ctx, askTimeout)
+		nc, err := c.connect(actx, nodes[i], Key{Version: key.version})
+		done()
+		if nc != nil {
+			_ = nc.Close() // it was opened to ask
+		}
+		q.speaks = err == nil || errors.Is(err, cluster.ErrLoginNeeded)
+		if q.speaks || cluster.VersionRefused(err) {
+			q.err = nil
+			return
+		}
+		q.err = &LostError{Side: c.side, Cause: fmt.Errorf("%w: %w", ErrNoConnection, err)}
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	c.mu.Lock()
+	delete(c.speaks, key)
+	c.mu.Unlock()
 }
 
 // login opens one connection with key, on any node, and gives it to the pool,
@@ -295,7 +330,7 @@ func (c *Pools) login(ctx context.Context, key Key) error {
 				c.pools[key] = p
 			}
 			p.mu.Lock()
-			p.verified = time.Now()
+			p.verified, p.refused = time.Now(), nil
 			p.mu.Unlock()
 			// The nodes may be others by now.
 			p.update(c.nodes(), nodes[i].Addr.String(), nc)
@@ -370,15 +405,6 @@ func (c *Pools) onTopology(t *cluster.Topology) {
 	maps.DeleteFunc(c.turns, func(addr netip.AddrPort, _ chan struct{}) bool {
 		return !slices.ContainsFunc(t.Nodes, func(n cluster.Node) bool { return n.Addr == addr })
 	})
-	close(c.kick)
-	c.kick = make(chan struct{})
-}
-
-// kicked is closed when a node that was down may be up again.
-func (c *Pools) kicked() <-chan struct{} {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.kick
 }
 
 // sweep gives up requests that are overdue, keeps idle connections alive, and
