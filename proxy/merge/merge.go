@@ -81,7 +81,8 @@ type Statement struct {
 // told it if both failed.
 //
 // One case is told otherwise. A driver tries SERVER_ERROR, OVERLOADED,
-// UNAVAILABLE, IS_BOOTSTRAPPING, TRUNCATE_ERROR (Python) and a time-out of the batch log again without
+// UNAVAILABLE, IS_BOOTSTRAPPING, TRUNCATE_ERROR (Python) and a time-out of a read (a node
+// may tell one for the PREPARE on the way to a write) or of the batch log again without
 // asking whether that is safe. If one side refused with such an error what the
 // other side may have applied, and applying it twice is not the same as once, the
 // answer is another write time-out instead, which no driver retries for such a
@@ -121,7 +122,7 @@ func Decide(answer phase.Side, legs [2]Outcome, st Statement) Verdict {
 // retriedUnasked tells the errors that drivers take to mean "not applied".
 func (o Outcome) retriedUnasked() bool {
 	switch o.Code {
-	case frame.ErrServer, frame.ErrOverloaded, frame.ErrUnavailable, frame.ErrIsBootstrapping, frame.ErrTruncate:
+	case frame.ErrServer, frame.ErrOverloaded, frame.ErrUnavailable, frame.ErrIsBootstrapping, frame.ErrTruncate, frame.ErrReadTimeout:
 		return true
 	}
 	return o.BatchLog

@@ -71,7 +71,7 @@ func TestMergePicksTheAnswerFromHowTheLegsEnded(t *testing.T) {
 // said so, and an error that drivers retry unasked only if that is safe.
 func TestMergeNeverTellsASuccessThatIsNotOne(t *testing.T) {
 	t.Parallel()
-	codes := []frame.ErrorCode{frame.ErrCASWriteUnknown, frame.ErrTruncate, frame.ErrWriteFailure, frame.ErrServer, frame.ErrOverloaded, frame.ErrUnavailable, frame.ErrIsBootstrapping, frame.ErrInvalid, frame.ErrWriteTimeout}
+	codes := []frame.ErrorCode{frame.ErrCASWriteUnknown, frame.ErrTruncate, frame.ErrWriteFailure, frame.ErrServer, frame.ErrOverloaded, frame.ErrUnavailable, frame.ErrIsBootstrapping, frame.ErrInvalid, frame.ErrReadTimeout, frame.ErrWriteTimeout}
 	var all []Outcome
 	for _, r := range []Result{Absent, Succeeded, Lost, Unsent} {
 		all = append(all, Outcome{Result: r})

@@ -288,8 +288,8 @@ func (s *Session) use(f frame.Frame, st *scan.Statement, cl frame.Consistency) {
 	ex.isUse, ex.consistency, ex.st.Inert = true, cl, true
 	ex.plan.Legs, ex.plan.Answer = rule.Needed, rule.Primary
 	s.endBurst()
-	// Drivers send it while they connect, and it opens connections as a login does.
-	ctx, cancel := context.WithTimeout(s.ctx, s.env.Config.Listen.LoginTimeout)
+	// A login that takes longer goes on without the request, for the next one.
+	ctx, cancel := context.WithTimeout(s.ctx, s.env.Config.Listen.RequestTimeout)
 	defer cancel()
 	for _, side := range rule.Needed.Each() {
 		if _, err := sc.open(ctx, side, false); err != nil {
